@@ -1,0 +1,354 @@
+"""The configuration that people write: validated whole, with every problem's path and line.
+
+`load` gives a `Config` of two parts: `local` never enters the log; `shared` is the canonical document
+of a config event (see `core/settings.py`), still without resolved cost references, which depend on
+what the log already holds (`resolved`).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from banditroute.core.errors import ConfigError, ConfigProblem
+from banditroute.core.settings import ANY_CATEGORY, MAX_FEATURES, MAX_NAME_BYTES, parse_shared
+
+Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(_Strict):
+    """A model's price table and abilities."""
+
+    input_usd_per_mtok: NonNegative = Field(0.0, description="USD per million input tokens")
+    output_usd_per_mtok: NonNegative = Field(0.0, description="USD per million output tokens")
+    cached_input_usd_per_mtok: NonNegative | None = Field(
+        None, description="USD per million cached input tokens; default: as input"
+    )
+    context_token_limit: Count | None = Field(None, description="input and output tokens together that the model can take")
+    tags: list[str] = Field(default_factory=list, description="for required_tags, such as regions and abilities")
+
+
+class FeatureConfig(_Strict):
+    """A context feature; it enters the model as (raw - mean) / stddev."""
+
+    mean: Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)] = 0.0
+    stddev: Positive = 1.0
+
+
+class SignalWeights(_Strict):
+    """What one signal of each kind is worth, in observations; a decision's signals never exceed 1 together."""
+
+    rating: Fraction = 1.0
+    eval_score: Fraction = 1.0
+    accepted: Fraction = 0.5
+    retried: Fraction = 0.5
+
+
+class CategoryConfig(_Strict):
+    """One task category."""
+
+    models: list[str] = Field(min_length=1, max_length=256, description="the arms, by name")
+    cost_weight: Weight = Field(0.1, description="quality points that the cost reference is worth")
+    latency_weight: Weight = Field(0.0, description="quality points that the latency reference is worth")
+    cost_reference_usd: Positive | None = Field(None, description="USD per request; default: the priciest model's expected cost")
+    latency_reference_s: Positive = Field(10.0, description="seconds")
+    cost_scale: Literal["linear", "log"] = Field("linear", description="log: doubling the cost hurts about equally everywhere")
+    features: dict[str, FeatureConfig] = Field(default_factory=dict, max_length=MAX_FEATURES)
+    expected_input_tokens: NonNegative = Field(1000.0, description="tokens, until learned")
+    expected_output_tokens: NonNegative = Field(300.0, description="tokens, until learned")
+    signal_weights: SignalWeights = Field(default_factory=SignalWeights)
+    propensity_floor: Annotated[float, Field(ge=0, le=0.2)] = Field(
+        0.005, description="least probability of every eligible model"
+    )
+    half_life_count: Count | None = Field(2000, description="evidence counts half after so many feedbacks of the category")
+    half_life_s: Positive | None = Field(None, description="or after so many seconds; takes the place of half_life_count")
+    max_effective_sample_size: Annotated[float, Field(ge=1, le=1e9)] = Field(
+        5000.0, description="observations an arm may amount to"
+    )
+
+    @model_validator(mode="after")
+    def _distinct(self) -> CategoryConfig:
+        if len(set(self.models)) != len(self.models):
+            raise ValueError("models holds a name twice")
+        return self
+
+
+class PriorConfig(_Strict):
+    """What is believed of an arm beforehand."""
+
+    quality: Fraction
+    effective_sample_size: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+    input_tokens: NonNegative | None = None
+    output_tokens: NonNegative | None = None
+
+
+class SinkConfig(_Strict):
+    """Where decisions are kept for `explain`; never slows Route."""
+
+    enabled: bool = True
+    queue_rows: Count = Field(10_000, description="rows that may wait; more are dropped and counted")
+    retention_days: Positive = Field(30.0, description="days that rows are kept")
+
+
+class ServerConfig(_Strict):
+    """Limits of the gRPC server."""
+
+    max_concurrent_requests: Count = Field(128, description="calls served at once; more are refused with RESOURCE_EXHAUSTED")
+    max_concurrent_feedback: Count = Field(64, description="of those, how many may wait for the log")
+    max_message_bytes: Count = 1_048_576
+    drain_s: NonNegative = Field(2.0, description="seconds between NOT_SERVING and the stop")
+    grace_s: NonNegative = Field(10.0, description="seconds that running calls get after the stop")
+    max_connection_age_s: Positive = 300.0
+
+    @model_validator(mode="after")
+    def _leave_room(self) -> ServerConfig:
+        if self.max_concurrent_feedback >= self.max_concurrent_requests:
+            raise ValueError("max_concurrent_feedback must be below max_concurrent_requests, so that Route always finds a thread")
+        return self
+
+
+class _File(_Strict):
+    store: str = "sqlite:///./.banditroute"
+    signing_keys_file: str | None = None
+    decision_sink: SinkConfig = Field(default_factory=SinkConfig)
+    server: ServerConfig = Field(default_factory=ServerConfig)
+    checkpoint_every: Count = 10_000
+    log_retention_events: Count = 5_000_000
+    feedback_window_s: Annotated[float, Field(ge=1, le=366 * 86400)] = 7 * 86400.0
+    models: dict[str, ModelConfig] = Field(min_length=1)
+    categories: dict[str, CategoryConfig] = Field(min_length=1)
+    priors: dict[str, dict[str, PriorConfig]] = Field(default_factory=dict)
+
+
+class LocalConfig(NamedTuple):
+    """This process's own settings; paths as written, relative to `folder`."""
+
+    store: str
+    signing_keys_file: str | None
+    decision_sink: SinkConfig
+    server: ServerConfig
+    checkpoint_every: int
+    log_retention_events: int
+    folder: Path
+
+
+class Config(NamedTuple):
+    """A validated configuration. `source` is the file's path, or ``<dict>``."""
+
+    local: LocalConfig
+    shared: Mapping[str, Any]
+    source: str
+
+
+def load(source: str | Path | Mapping[str, Any]) -> Config:
+    """Reads and checks a configuration file, or a dict of the same shape.
+
+    Raises:
+        ConfigError: with every problem, its path and (in a file) its line.
+    """
+    if isinstance(source, Mapping):
+        return _checked(dict(source), "<dict>", {}, Path())
+    path = Path(source)
+    raw, lines = _read_yaml(path)
+    if isinstance(raw, dict) and isinstance(raw.get("priors"), str):
+        raw["priors"] = read_priors(path.parent / raw["priors"])
+    return _checked(raw, str(path), lines, path.parent)
+
+
+class _Priors(_Strict):
+    priors: dict[str, dict[str, PriorConfig]]
+
+
+def read_priors(path: Path) -> dict[str, Any]:
+    """The content of a priors file, as it may stand under `priors` in a configuration.
+
+    Raises:
+        ConfigError: it is no priors file.
+    """
+    raw, lines = _read_yaml(path)
+    try:
+        checked = _Priors.model_validate({"priors": raw})
+    except ValidationError as error:
+        raise ConfigError(str(path), _problems(error, {("priors", *k): v for k, v in lines.items()}, 1)) from None
+    return checked.model_dump(mode="json")["priors"]  # type: ignore[no-any-return]
+
+
+Lines = Mapping[tuple[str | int, ...], int]
+
+
+def _checked(raw: Any, source: str, lines: Lines, folder: Path) -> Config:
+    if not isinstance(raw, dict):
+        raise ConfigError(source, [ConfigProblem("", 1, "is not a mapping: expected `models:` and `categories:`")])
+    try:
+        file = _File.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(source, _problems(error, lines, 0)) from None
+    problems = [ConfigProblem(".".join(map(str, loc)), _line(lines, loc), text) for loc, text in _cross_checks(file)]
+    if problems:
+        raise ConfigError(source, problems)
+    local = LocalConfig(
+        file.store,
+        file.signing_keys_file,
+        file.decision_sink,
+        file.server,
+        file.checkpoint_every,
+        file.log_retention_events,
+        folder,
+    )
+    return Config(local, _document(file), source)
+
+
+def _cross_checks(file: _File) -> list[tuple[tuple[str | int, ...], str]]:
+    found: list[tuple[tuple[str | int, ...], str]] = []
+    for kind, names in (("models", file.models), ("categories", file.categories)):
+        for name in names:
+            if not 0 < len(name.encode()) <= MAX_NAME_BYTES or not name.isprintable():
+                found.append(((kind, name), f"names are printable and have 1 to {MAX_NAME_BYTES} bytes"))
+    for name, category in file.categories.items():
+        for i, model in enumerate(category.models):
+            if model not in file.models:
+                found.append(
+                    (("categories", name, "models", i), f"model {model!r} is not under `models`; known: {', '.join(file.models)}")
+                )
+        if category.half_life_s is not None and "half_life_count" in category.model_fields_set and category.half_life_count:
+            found.append((("categories", name, "half_life_s"), "give half_life_s or half_life_count, not both"))
+    for name, arms in file.priors.items():
+        if name != ANY_CATEGORY and name not in file.categories:
+            found.append((("priors", name), f"is no category; use one, or {ANY_CATEGORY!r} for all"))
+        found.extend((("priors", name, model), "is not under `models`") for model in arms if model not in file.models)
+    return found
+
+
+def _document(file: _File) -> dict[str, Any]:
+    """The canonical document; `cost_reference_usd` may still be null."""
+    dumped = file.model_dump(mode="json", include={"models", "categories", "priors", "feedback_window_s"})
+    for model in dumped["models"].values():
+        if model["cached_input_usd_per_mtok"] is None:
+            model["cached_input_usd_per_mtok"] = model["input_usd_per_mtok"]
+        model["tags"] = sorted(set(model["tags"]))
+    for category in dumped["categories"].values():
+        if category["half_life_s"] is not None:
+            category["half_life_count"] = None
+    return dumped
+
+
+def resolved(shared: Mapping[str, Any], held: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with every cost reference set: as written, else as `held` (the document in force)
+    has it, else from prices and declared or prior tokens: the priciest model's cost per request.
+
+    A reference that nobody wrote is fixed when the category first enters the log, so that learning
+    and price changes do not move what a cost weight means.
+    """
+    document = copy.deepcopy(dict(shared))
+    for name, category in document["categories"].items():
+        if category["cost_reference_usd"] is not None:
+            continue
+        before = held.get("categories", {}).get(name)
+        category["cost_reference_usd"] = before["cost_reference_usd"] if before else _default_reference(document, name)
+    parse_shared(document)
+    return document
+
+
+def _default_reference(document: Mapping[str, Any], name: str) -> float:
+    category = document["categories"][name]
+    priciest = 0.0
+    for model in category["models"]:
+        prices = document["models"][model]
+        prior: Mapping[str, Any] = next(
+            (document["priors"][c][model] for c in (name, ANY_CATEGORY) if model in document["priors"].get(c, {})), {}
+        )
+        tokens = {}
+        for side in ("input_tokens", "output_tokens"):
+            known = prior.get(side)
+            tokens[side] = category[f"expected_{side}"] if known is None else known
+        cost = tokens["input_tokens"] * prices["input_usd_per_mtok"] + tokens["output_tokens"] * prices["output_usd_per_mtok"]
+        priciest = max(priciest, cost / 1e6)
+    return priciest if priciest > 0.0 and math.isfinite(priciest) else 0.01
+
+
+def _line(lines: Lines, loc: tuple[str | int, ...]) -> int | None:
+    for end in range(len(loc), 0, -1):
+        if loc[:end] in lines:
+            return lines[loc[:end]]
+    return 1 if lines else None
+
+
+def _problems(error: ValidationError, lines: Lines, skip: int) -> list[ConfigProblem]:
+    found = []
+    for item in error.errors(include_url=False):
+        loc = tuple(item["loc"])
+        if loc and loc[-1] == "[key]":
+            loc = loc[:-1]
+        hint = ": unknown key; see docs/reference/configuration.md" if item["type"] == "extra_forbidden" else ""
+        text = "unknown key" if hint else item["msg"]
+        given = "" if isinstance(item["input"], dict | list) or hint else f" (given: {item['input']!r:.80})"
+        found.append(ConfigProblem(".".join(map(str, loc[skip:])), _line(lines, loc), f"{text}{given}"))
+    return found
+
+
+def _read_yaml(path: Path) -> tuple[Any, dict[tuple[str | int, ...], int]]:
+    """The data of a YAML file and the line of every key; refuses duplicate keys."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(str(path), [ConfigProblem("", None, f"cannot be read: {error.strerror}")]) from None
+    except UnicodeDecodeError:
+        raise ConfigError(str(path), [ConfigProblem("", None, "is not UTF-8 text")]) from None
+    lines: dict[tuple[str | int, ...], int] = {}
+    problems: list[ConfigProblem] = []
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        data = None if node is None else loader.construct_document(node)
+        if node is not None:
+            _walk(node, (), lines, problems, set())
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        what = getattr(error, "problem", None) or str(error)
+        raise ConfigError(
+            str(path), [ConfigProblem("", None if mark is None else mark.line + 1, f"is not YAML: {what}")]
+        ) from None
+    finally:
+        loader.dispose()
+    if problems:
+        raise ConfigError(str(path), problems)
+    return data, lines
+
+
+def _walk(
+    node: yaml.Node,
+    loc: tuple[str | int, ...],
+    lines: dict[tuple[str | int, ...], int],
+    problems: list[ConfigProblem],
+    above: set[int],
+) -> None:
+    if id(node) in above:
+        return  # an anchor that holds itself
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            name = key.value if isinstance(key, yaml.ScalarNode) else str(key)
+            here = (*loc, name)
+            lines[here] = key.start_mark.line + 1
+            if name in seen and name != "<<":
+                problems.append(ConfigProblem(".".join(map(str, here)), key.start_mark.line + 1, "is given twice"))
+            seen.add(name)
+            _walk(value, here, lines, problems, above | {id(node)})
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            lines[(*loc, i)] = value.start_mark.line + 1
+            _walk(value, (*loc, i), lines, problems, above | {id(node)})

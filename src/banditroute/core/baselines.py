@@ -1,0 +1,126 @@
+"""Textbook policies to measure against. They see exactly what the router sees: a category, then one outcome.
+
+None of them serves traffic, so none handles prices, context or time. Categories and models are indices;
+each cell (category, model) is learned alone.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+
+class Utility(NamedTuple):
+    """What one outcome is worth: score - cost_weight * cost / cost_reference.
+
+    `cost_weight` is in points of score, `cost_reference_usd` is in USD and above 0.
+    """
+
+    cost_weight: float
+    cost_reference_usd: float
+
+    def of(self, *, score: float, cost_usd: float) -> float:
+        """The utility of a score in [0, 1] bought for `cost_usd`. At most 1; unbounded below."""
+        return score - self.cost_weight * cost_usd / self.cost_reference_usd
+
+    def unit_reward(self, *, score: float, cost_usd: float) -> float:
+        """The utility mapped affinely from [-cost_weight, 1] to [0, 1], and clipped: what UCB1's bound needs."""
+        reward = (self.of(score=score, cost_usd=cost_usd) + self.cost_weight) / (1.0 + self.cost_weight)
+        return min(1.0, max(0.0, reward))
+
+
+class Policy(Protocol):
+    """Picks a model for each request, then is told how that went before the next pick."""
+
+    def pick(self, category: int) -> int:
+        """The index of the model to use for a request of `category`."""
+
+    def update(self, *, category: int, model: int, score: float, cost_usd: float) -> None:
+        """Learn from the outcome of the pick: a score in [0, 1] and the USD that it cost."""
+
+
+class Random:
+    """Uniform over the models. Learns nothing."""
+
+    def __init__(self, *, models: int, rng: random.Random) -> None:
+        self._models = models
+        self._rng = rng
+
+    def pick(self, category: int) -> int:
+        return self._rng.randrange(self._models)
+
+    def update(self, *, category: int, model: int, score: float, cost_usd: float) -> None:
+        pass
+
+
+class BestFixed:
+    """Always the one model that it is told."""
+
+    def __init__(self, *, model: int) -> None:
+        self._model = model
+
+    def pick(self, category: int) -> int:
+        return self._model
+
+    def update(self, *, category: int, model: int, score: float, cost_usd: float) -> None:
+        pass
+
+
+class CategoryOracle:
+    """Each category's best model, which it is told: the zero of regret."""
+
+    def __init__(self, *, best: Sequence[int]) -> None:
+        self._best = tuple(best)
+
+    def pick(self, category: int) -> int:
+        return self._best[category]
+
+    def update(self, *, category: int, model: int, score: float, cost_usd: float) -> None:
+        pass
+
+
+class EpsilonGreedy:
+    """With probability epsilon a uniform pick, else the highest mean utility; untried models come first."""
+
+    def __init__(self, *, categories: int, models: int, utility: Utility, rng: random.Random, epsilon: float = 0.05) -> None:
+        self._models = models
+        self._utility = utility
+        self._rng = rng
+        self._epsilon = epsilon
+        self._counts = [[0] * models for _ in range(categories)]
+        self._means = [[math.inf] * models for _ in range(categories)]
+
+    def pick(self, category: int) -> int:
+        if self._rng.random() < self._epsilon:
+            return self._rng.randrange(self._models)
+        means = self._means[category]
+        return means.index(max(means))
+
+    def update(self, *, category: int, model: int, score: float, cost_usd: float) -> None:
+        utility = self._utility.of(score=score, cost_usd=cost_usd)
+        counts, means = self._counts[category], self._means[category]
+        counts[model] += 1
+        means[model] = utility if counts[model] == 1 else means[model] + (utility - means[model]) / counts[model]
+
+
+class UCB1:
+    """Mean reward + sqrt(2 ln N / n) (Auer, Cesa-Bianchi and Fischer 2002), on utility mapped to [0, 1]."""
+
+    def __init__(self, *, categories: int, models: int, utility: Utility) -> None:
+        self._utility = utility
+        self._counts = [[0] * models for _ in range(categories)]
+        self._sums = [[0.0] * models for _ in range(categories)]
+
+    def pick(self, category: int) -> int:
+        counts, sums = self._counts[category], self._sums[category]
+        if 0 in counts:
+            return counts.index(0)
+        doubled_log = 2.0 * math.log(sum(counts))
+        bounds = [total / n + math.sqrt(doubled_log / n) for total, n in zip(sums, counts, strict=True)]
+        return bounds.index(max(bounds))
+
+    def update(self, *, category: int, model: int, score: float, cost_usd: float) -> None:
+        self._counts[category][model] += 1
+        self._sums[category][model] += self._utility.unit_reward(score=score, cost_usd=cost_usd)

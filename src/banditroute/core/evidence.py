@@ -1,0 +1,199 @@
+"""What one arm has been seen to do: forward-decayed sums, and how one decision's feedback changes them.
+
+Ageing is by forward decay (Cormode, Shkapenyuk, Srivastava, Xu 2009, section 3): every decision's
+evidence carries the weight 2^((own - landmark) / half-life), fixed for good by its own place in the
+category's stream, and a reader scales the sums by 2^((landmark - now) / half-life). So late
+feedback and corrections get exactly the weight that their decision still has, and the order of
+arrival does not matter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from banditroute.core.numerics import exp2, pack, packed_size, unpack
+from banditroute.core.settings import CategorySettings, Feature, ModelSettings, number
+from banditroute.core.types import ErrorKind
+
+REBASE_HALF_LIVES = 64
+"""The landmark follows in steps of so many half-lives, so that no weight exceeds 2^128 or so."""
+
+
+class Usage(NamedTuple):
+    """Decayed sums over attempts that served. `computed_usd` is what the price table asked for the
+    attempts whose bill (`reported_usd`) is known."""
+
+    input_n: float = 0.0
+    input_tokens: float = 0.0
+    output_n: float = 0.0
+    output_tokens: float = 0.0
+    cost_n: float = 0.0
+    computed_usd: float = 0.0
+    reported_usd: float = 0.0
+    latency_n: float = 0.0
+    latency_s: float = 0.0
+
+
+class Cell(NamedTuple):
+    """One arm's evidence. With z = (1, standardised features), d = len(z) and w a decision's weight:
+
+    `information` is sum w z z^T (packed upper triangle), `moment` sum w y z, `square` sum w y^2.
+    The counts are plain counts of decisions and attempts, never decayed.
+    """
+
+    information: tuple[float, ...]
+    moment: tuple[float, ...]
+    square: float
+    usage: Usage
+    feedback_count: int
+    error_count: int
+    off_policy_count: int
+
+
+def empty_cell(dimension: int) -> Cell:
+    """No evidence, for d = `dimension`."""
+    return Cell((0.0,) * packed_size(dimension), (0.0,) * dimension, 0.0, Usage(), 0, 0, 0)
+
+
+class Ageing(NamedTuple):
+    """How evidence ages: its half-life in feedbacks of the category or in microseconds, or never."""
+
+    half_life_count: int | None
+    half_life_us: int | None
+
+    @property
+    def half_life(self) -> int | None:
+        """In the unit of `place`."""
+        return self.half_life_us if self.half_life_count is None else self.half_life_count
+
+    def place(self, *, ordinal: int, time_us: int) -> int:
+        """Where a decision stands whose feedback first came as the category's `ordinal`-th, at `time_us`."""
+        return time_us if self.half_life_count is None else ordinal
+
+    def weight(self, place: int, *, relative_to: int) -> float:
+        """2^((place - relative_to) / half-life); 1 where nothing ages."""
+        return 1.0 if self.half_life is None else exp2((place - relative_to) / self.half_life)
+
+
+def ageing_of(settings: CategorySettings) -> Ageing:
+    """The ageing that a category's settings ask for."""
+    return Ageing(settings.half_life_count, settings.half_life_us)
+
+
+def scaled(cell: Cell, factor: float) -> Cell:
+    """The cell with all decayed sums times `factor`."""
+    return cell._replace(
+        information=tuple(x * factor for x in cell.information),
+        moment=tuple(x * factor for x in cell.moment),
+        square=cell.square * factor,
+        usage=Usage(*(x * factor for x in cell.usage)),
+    )
+
+
+def add_reward(
+    cell: Cell, *, z: Sequence[float], before: tuple[float, float], after: tuple[float, float], weight: float, off_policy: bool
+) -> Cell:
+    """The cell after a decision's fused (reward, weight) went from `before` to `after`.
+
+    Weight 0 stands for no reward. `weight` is the decision's forward weight.
+    """
+    (old_y, old_w), (new_y, new_w) = before, after
+    information, moment = cell.information, cell.moment
+    mass = weight * (new_w - old_w)
+    if mass != 0.0:
+        terms = [mass * z_i * z_j for i, z_i in enumerate(z) for z_j in z[i:]]
+        information = tuple([a + b for a, b in zip(information, terms, strict=True)])
+    shift = weight * (new_w * new_y - old_w * old_y)
+    moment = tuple([a + shift * z_i for a, z_i in zip(moment, z, strict=True)])
+    first = old_w == 0.0 < new_w
+    return cell._replace(
+        information=information,
+        moment=moment,
+        square=cell.square + weight * (new_w * new_y * new_y - old_w * old_y * old_y),
+        feedback_count=cell.feedback_count + first,
+        off_policy_count=cell.off_policy_count + (first and off_policy),
+    )
+
+
+def usage_of(attempt: Mapping[str, Any] | None, *, model: ModelSettings, decided_cost_usd: float | None) -> tuple[Usage, bool]:
+    """What one attempt says of tokens, cost and latency, and whether it failed.
+
+    A failed attempt teaches nothing here: a time-out's latency is not a latency.
+
+    Args:
+        attempt: an entry of a record's attempts.
+        decided_cost_usd: the price-table cost that the decision itself was made with, used where the
+            attempt says what it cost but not how many tokens it took; None for other models.
+    """
+    if attempt is None:
+        return Usage(), False
+    if attempt["error"] != ErrorKind.NONE:
+        return Usage(), True
+    values = {name: number(attempt[name], low=0.0, high=1e12) for name in attempt if name not in ("error", "observe_us")}
+    into, out = values.get("input_tokens"), values.get("output_tokens")
+    cost, latency = values.get("cost_usd"), values.get("latency_s")
+    computed = decided_cost_usd
+    if into is not None and out is not None:
+        computed = model.list_cost_usd(into, out, min(values.get("cached_input_tokens", 0.0), into))
+    usage = Usage(
+        input_n=0.0 if into is None else 1.0,
+        input_tokens=into or 0.0,
+        output_n=0.0 if out is None else 1.0,
+        output_tokens=out or 0.0,
+        latency_n=0.0 if latency is None else 1.0,
+        latency_s=latency or 0.0,
+    )
+    if cost is not None and computed is not None:
+        usage = usage._replace(cost_n=1.0, computed_usd=computed, reported_usd=cost)
+    return usage, False
+
+
+def add_usage(cell: Cell, *, before: tuple[Usage, bool], after: tuple[Usage, bool], weight: float) -> Cell:
+    """The cell after one attempt's (usage, failed) went from `before` to `after`."""
+    return cell._replace(
+        usage=Usage(*[total + weight * (new - old) for total, old, new in zip(cell.usage, before[0], after[0], strict=True)]),
+        error_count=cell.error_count + after[1] - before[1],
+    )
+
+
+def standardised(raw: Mapping[str, float], features: Sequence[Feature]) -> tuple[float, ...]:
+    """z = (1, (x - mean) / stddev ...); a feature that `raw` lacks counts as its mean."""
+    return (1.0, *[(raw[f.name] - f.mean) / f.stddev if f.name in raw else 0.0 for f in features])
+
+
+def remapped(cell: Cell, old: Sequence[Feature], new: Sequence[Feature]) -> Cell:
+    """The same evidence under another feature schema or standardisation.
+
+    Features of the same name are carried over exactly (z' = A z is linear in z, so the sums become
+    A S A^T); dropped ones are marginalised out; new ones start as if they had always been at their
+    mean.
+    """
+    at = {feature.name: i + 1 for i, feature in enumerate(old)}
+    rows = [[1.0] + [0.0] * len(old)]
+    for feature in new:
+        row = [0.0] * (len(old) + 1)
+        if feature.name in at:
+            was = old[at[feature.name] - 1]
+            row[0] = (was.mean - feature.mean) / feature.stddev
+            row[at[feature.name]] = was.stddev / feature.stddev
+        rows.append(row)
+    full = unpack(cell.information, len(old) + 1)
+    half = [[_dot(row, column) for column in full] for row in rows]
+    return cell._replace(
+        information=pack([[_dot(left, row) for row in rows] for left in half]),
+        moment=tuple(_dot(row, cell.moment) for row in rows),
+    )
+
+
+def _dot(left: Sequence[float], right: Sequence[float]) -> float:
+    total = 0.0
+    for a, b in zip(left, right, strict=True):
+        total += a * b
+    return total
+
+
+def finite(cell: Cell) -> bool:
+    """Whether every sum is a finite number."""
+    return all(map(math.isfinite, (*cell.information, *cell.moment, cell.square, *cell.usage)))

@@ -1,0 +1,254 @@
+"""The fold: `learn(state, event) -> state, transitions`. All that banditroute knows is the fold of its log.
+
+Pure and deterministic: the same events give the same state bit for bit, whatever the batching and
+wherever it is restarted. Total: an event of a known kind that cannot be applied is counted, listed in
+the journal and skipped, identically everywhere; it never raises. `append_time_us` is the only clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from banditroute.core.errors import FoldHalted
+from banditroute.core.evidence import (
+    REBASE_HALF_LIVES,
+    Ageing,
+    Cell,
+    add_reward,
+    add_usage,
+    ageing_of,
+    empty_cell,
+    finite,
+    remapped,
+    scaled,
+    standardised,
+    usage_of,
+)
+from banditroute.core.posterior import START, Pool, Sight, refresh_means, refresh_variances
+from banditroute.core.reward import SEPARATOR, fuse
+from banditroute.core.settings import EMPTY, Feature, SharedSettings, number, parse_shared
+from banditroute.core.types import Event, EventKind, Transition
+
+FOLD_VERSION = 1
+"""Raised whenever the same events would give another state. Checkpoints of another version are not used."""
+
+MEANS_EVERY, VARIANCES_EVERY = 64, 1024
+OVERRIDABLE = ("cost_weight", "latency_weight")
+MAX_WEIGHT = 100.0
+_BAD_EVENT = (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError)
+
+
+class CategoryState(NamedTuple):
+    """One category's evidence. Cells of models that were removed stay: what was learned is kept.
+
+    `ordinal` is the highest number that the log gave to a decision with feedback here; `landmark` is the
+    place (see `Ageing.place`) whose evidence has forward weight 1; `features` and `ageing` are those that
+    the cells' sums were made with.
+    """
+
+    cells: Mapping[str, Cell]
+    ordinal: int
+    landmark: int
+    features: tuple[Feature, ...]
+    ageing: Ageing
+    revision: int
+
+
+class State(NamedTuple):
+    """Everything that was learned, up to and including `position`."""
+
+    position: int
+    chain: bytes
+    append_time_us: int
+    config_position: int
+    document: Mapping[str, Any]
+    settings: SharedSettings
+    overrides: Mapping[str, Mapping[str, float]]
+    categories: Mapping[str, CategoryState]
+    pool: Pool
+    schemas: Mapping[str, tuple[str, ...]]
+    feedback_count: int
+    recorded_count: int
+    skipped_count: int
+
+
+INITIAL = State(0, b"", 0, 0, {}, EMPTY, {}, {}, START, {}, 0, 0, 0)
+
+_NEVER_FED = CategoryState({}, 0, 0, (), Ageing(None, None), 0)
+
+
+def learn(state: State, event: Event) -> tuple[State, tuple[Transition, ...]]:
+    """The state after `event`, and what the journal should keep of it.
+
+    Raises:
+        FoldHalted: the event is of a kind, or of a fold version, that this version does not know; the
+            reader must stop there, since skipping it would make replicas differ.
+    """
+    apply = _KINDS.get(event.kind)
+    if apply is None or event.fold_version > FOLD_VERSION:
+        raise FoldHalted(
+            f"event {event.position} (kind {event.kind!r}, fold version {event.fold_version}) is from a newer banditroute "
+            f"(this one folds up to version {FOLD_VERSION}): upgrade this process"
+        )
+    transitions: tuple[Transition, ...] = ()
+    now = max(state.append_time_us, event.append_time_us)
+    base = state._replace(position=event.position, chain=event.chain, append_time_us=now)
+    try:
+        after = apply(base, event)
+    except _BAD_EVENT as error:
+        after = base._replace(skipped_count=base.skipped_count + 1)
+        body = {"event_kind": event.kind, "reason": f"{type(error).__name__}: {str(error)[:200]}"}
+        transitions = (Transition(event.position, 1, now, "event_skipped", body),)
+    if event.position % MEANS_EVERY == 0:
+        after = after._replace(pool=_refreshed(after, event.position))
+    return after, transitions
+
+
+def _refreshed(state: State, position: int) -> Pool:
+    sights = [
+        Sight(model, cell, factor)
+        for name, category in sorted(state.categories.items())
+        if name in state.settings.categories
+        for factor in (present_factor(state, category),)
+        for model, cell in sorted(category.cells.items())
+    ]
+    pool = refresh_means(state.pool, sights)
+    # Variances: often while young (64, 128, 256, 512), then every 1,024.
+    young = position < VARIANCES_EVERY and position & (position - 1) == 0
+    return refresh_variances(pool, sights) if young or position % VARIANCES_EVERY == 0 else pool
+
+
+def present_factor(state: State, category: CategoryState) -> float:
+    """What a category's sums must be multiplied by to be worth what they are now."""
+    now = category.ageing.place(ordinal=category.ordinal, time_us=state.append_time_us)
+    return category.ageing.weight(category.landmark, relative_to=now)
+
+
+# --- configuration ---------------------------------------------------------------------------------
+
+
+def _configure(state: State, event: Event) -> State:
+    document = event.body["document"]
+    settings = parse_shared(document)
+    categories = dict(state.categories)
+    schemas = dict(state.schemas)
+    for name, wanted in settings.categories.items():
+        held = categories.get(name, _NEVER_FED)
+        schemas[wanted.schema.hex()] = tuple(feature.name for feature in wanted.features)
+        cells: Mapping[str, Cell] = held.cells
+        if held.features != wanted.features:
+            cells = {model: remapped(cell, held.features, wanted.features) for model, cell in cells.items()}
+        landmark, ageing = held.landmark, ageing_of(wanted)
+        if held.ageing != ageing:
+            factor = present_factor(state, held)
+            cells = {model: scaled(cell, factor) for model, cell in cells.items()}
+            landmark = ageing.place(ordinal=held.ordinal, time_us=state.append_time_us)
+        missing = {model: empty_cell(1 + len(wanted.features)) for model in wanted.models if model not in cells}
+        categories[name] = CategoryState({**cells, **missing}, held.ordinal, landmark, wanted.features, ageing, event.position)
+    return state._replace(
+        config_position=event.position, document=document, settings=settings, categories=categories, schemas=schemas
+    )
+
+
+# --- operator --------------------------------------------------------------------------------------
+
+
+def _operate(state: State, event: Event) -> State:
+    body = event.body
+    if body["action"] != "set_weights":
+        raise ValueError(f"unknown action {body['action']!r}")
+    name = body["category"]
+    category = state.categories[name]
+    layer = dict(state.overrides.get(name, {}))
+    for field, value in body["changes"].items():
+        if field not in OVERRIDABLE:
+            raise ValueError(f"{field!r} cannot be set")
+        if value is None:
+            layer.pop(field, None)
+        else:
+            layer[field] = number(value, low=0.0, high=MAX_WEIGHT)
+    overrides = {key: value for key, value in {**state.overrides, name: layer}.items() if value}
+    categories = {**state.categories, name: category._replace(revision=event.position)}
+    return state._replace(overrides=overrides, categories=categories)
+
+
+# --- feedback --------------------------------------------------------------------------------------
+
+
+def _feedback(state: State, event: Event) -> State:
+    body = event.body
+    decision, before, after = body["decision"], body["before"] or {}, body["after"]
+    name, drawn = decision["category"], decision["model"]
+    settings = state.settings.categories.get(name)
+    if settings is None:
+        if name not in state.categories:
+            raise ValueError(f"category {name!r} was never configured")
+        return state._replace(recorded_count=state.recorded_count + 1)
+    category = state.categories[name]
+    ordinal, time_us = int(after["ordinal"]), int(after["time_us"])
+    if not 0 < ordinal <= 2**53 or not 0 <= time_us <= 2**53:
+        raise ValueError("ordinal or time out of range")
+    place = category.ageing.place(ordinal=ordinal, time_us=min(time_us, state.append_time_us))
+    category = _rebased(category, place)
+    weight = category.ageing.weight(place, relative_to=category.landmark)
+    names = state.schemas[decision["schema"]]
+    context = decision["context"]
+    if len(names) != len(context):
+        raise ValueError("context does not fit its schema")
+    raw = {feature: number(value, low=-1e9, high=1e9) for feature, value in zip(names, context, strict=True)}
+    z = standardised(raw, settings.features)
+    cells = dict(category.cells)
+    touched = set()
+    outside = False
+    old_rewards = fuse(before.get("signals", {}), settings.signal_weights)
+    for model, reward in fuse(after["signals"], settings.signal_weights).items():
+        if model not in settings.models:
+            outside = True
+            continue
+        old = old_rewards.get(model, (0.0, 0.0))
+        if old != reward:
+            cells[model] = add_reward(cells[model], z=z, before=old, after=reward, weight=weight, off_policy=model != drawn)
+            touched.add(model)
+    old_attempts = before.get("attempts", {})
+    for key, attempt in after["attempts"].items():
+        model = key.split(SEPARATOR)[0]
+        if model not in settings.models:
+            outside = True
+            continue
+        was = old_attempts.get(key)
+        if was != attempt:
+            prices = state.settings.models[model]
+            decided = number(decision["computed_cost_usd"], low=0.0) if model == drawn else None
+            cells[model] = add_usage(
+                cells[model],
+                before=usage_of(was, model=prices, decided_cost_usd=decided),
+                after=usage_of(attempt, model=prices, decided_cost_usd=decided),
+                weight=weight,
+            )
+            touched.add(model)
+    if not all(finite(cells[model]) for model in touched):
+        raise ValueError("the evidence would not be finite")
+    categories = {**state.categories, name: category._replace(cells=cells, ordinal=max(category.ordinal, ordinal))}
+    return state._replace(
+        categories=categories,
+        feedback_count=state.feedback_count + 1,
+        recorded_count=state.recorded_count + outside,
+    )
+
+
+def _rebased(category: CategoryState, place: int) -> CategoryState:
+    """The category with its landmark moved up by whole half-lives: exact, since those are powers of two."""
+    half_life = category.ageing.half_life
+    if half_life is None or place - category.landmark < REBASE_HALF_LIVES * half_life:
+        return category
+    steps = (place - category.landmark) // half_life
+    cells = {model: scaled(cell, 2.0 ** -min(steps, 1074)) for model, cell in category.cells.items()}
+    return category._replace(cells=cells, landmark=category.landmark + steps * half_life)
+
+
+_KINDS: Mapping[str, Callable[[State, Event], State]] = {
+    EventKind.CONFIG: _configure,
+    EventKind.OPERATOR: _operate,
+    EventKind.FEEDBACK: _feedback,
+}

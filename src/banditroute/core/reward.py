@@ -1,0 +1,134 @@
+"""From pieces of feedback to one reward: merging what was already said, and fusing what is known.
+
+A decision's *record* is all the feedback that it ever got, one value per key. The log keeps it and
+writes it, as it was before and as it is now, into the event; so the fold needs no memory of single
+decisions, and a correction is the difference of two fusions.
+
+Record (JSON data)::
+
+    {"ordinal": 17, "position": 40, "time_us": ..., "signals": {key: [value, weight, observe_us]},
+     "attempts": {key: {"error": 0, "input_tokens": ..., ..., "observe_us": ...}}}
+
+Signal keys are model, kind, source; attempt keys are model, shadow; joined by U+001F.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from banditroute.core.types import Attempt, Disposition, Signal
+
+SEPARATOR = "\x1f"
+USAGE_FIELDS = ("input_tokens", "output_tokens", "cached_input_tokens", "cost_usd", "latency_s", "time_to_first_token_s")
+
+Record = Mapping[str, Any]
+"""See the module's text."""
+
+
+class Merge(NamedTuple):
+    """`record` lacks ordinal, position and time where there was none before: the log adds them."""
+
+    record: dict[str, Any]
+    signal_dispositions: tuple[Disposition, ...]
+    attempt_dispositions: tuple[Disposition, ...]
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything is new, so that an event is due."""
+        both = self.signal_dispositions + self.attempt_dispositions
+        return Disposition.APPLIED in both or Disposition.CORRECTED in both
+
+
+def signal_key(signal: Signal, drawn: str) -> str:
+    """The idempotency key of a signal on a decision that drew the model `drawn`."""
+    return SEPARATOR.join((signal.model or drawn, signal.kind, signal.source))
+
+
+def attempt_key(attempt: Attempt, drawn: str) -> str:
+    """The idempotency key of an attempt on a decision that drew the model `drawn`."""
+    return SEPARATOR.join((attempt.model or drawn, "shadow" if attempt.shadow else ""))
+
+
+def _disposition(old_value: object, old_time: int, value: object, observe_us: int) -> Disposition:
+    if old_value == value:
+        return Disposition.DUPLICATE
+    return Disposition.CORRECTED if observe_us >= old_time else Disposition.STALE
+
+
+def merge(record: Record | None, *, drawn: str, signals: Sequence[Signal], attempts: Sequence[Attempt], observe_us: int) -> Merge:
+    """What a report changes about a decision's record.
+
+    The same value again is DUPLICATE; another value observed no earlier is CORRECTED and keeps the
+    first one's weight; one observed earlier is STALE. The order in which values arrive does not
+    matter, only when they were observed.
+    """
+    merged = dict(record) if record else {}
+    known_signals: dict[str, Any] = dict(merged.get("signals", {}))
+    known_attempts: dict[str, Any] = dict(merged.get("attempts", {}))
+    signal_dispositions = []
+    for signal in signals:
+        key = signal_key(signal, drawn)
+        old = known_signals.get(key)
+        if old is None:
+            disposition = Disposition.APPLIED
+            known_signals[key] = [signal.value, signal.weight, observe_us]
+        else:
+            disposition = _disposition(old[0], old[2], signal.value, observe_us)
+            if disposition is Disposition.CORRECTED:
+                known_signals[key] = [signal.value, old[1], observe_us]
+        signal_dispositions.append(disposition)
+    attempt_dispositions = []
+    for attempt in attempts:
+        key = attempt_key(attempt, drawn)
+        entry: dict[str, Any] = {"error": int(attempt.error)}
+        for field in USAGE_FIELDS:
+            value = getattr(attempt, field)
+            if value is not None:
+                entry[field] = value
+        old = known_attempts.get(key)
+        if old is None:
+            disposition = Disposition.APPLIED
+        else:
+            before = {name: value for name, value in old.items() if name != "observe_us"}
+            disposition = _disposition(before, old["observe_us"], entry, observe_us)
+        if disposition in (Disposition.APPLIED, Disposition.CORRECTED):
+            known_attempts[key] = entry | {"observe_us": observe_us}
+        attempt_dispositions.append(disposition)
+    merged["signals"] = known_signals
+    merged["attempts"] = known_attempts
+    return Merge(merged, tuple(signal_dispositions), tuple(attempt_dispositions))
+
+
+def overall(dispositions: Sequence[Disposition]) -> Disposition:
+    """Of a whole report: APPLIED if anything changed, else the first item's."""
+    for disposition in dispositions:
+        if disposition in (Disposition.APPLIED, Disposition.CORRECTED):
+            return Disposition.APPLIED
+    return dispositions[0] if dispositions else Disposition.DUPLICATE
+
+
+def fuse(signals: Mapping[str, Sequence[Any]], kind_weights: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """One reward per judged model.
+
+    Args:
+        signals: a record's signals.
+        kind_weights: the category's weight of each kind, in observations, 0 to 1.
+
+    Returns:
+        model -> (reward in [0, 1], weight in observations); the joint weight is at most 1, since
+        signals of one decision judge the same answer. Models without weight are left out.
+
+    Raises:
+        ValueError, KeyError, TypeError: this is no record.
+    """
+    totals: dict[str, tuple[float, float]] = {}
+    for key, (value, weight, _) in signals.items():
+        model, kind, _ = key.split(SEPARATOR)
+        if not (0.0 <= value <= 1.0 and 0.0 < weight <= 10.0):
+            raise ValueError(f"signal out of range: {value!r}, {weight!r}")
+        share = kind_weights[kind] * weight
+        if share > 0.0:
+            mass, moment = totals.get(model, (0.0, 0.0))
+            totals[model] = (mass + share, moment + share * value)
+    return {model: (moment / mass, min(1.0, mass)) for model, (mass, moment) in totals.items()}

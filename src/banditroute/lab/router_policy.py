@@ -1,0 +1,88 @@
+"""The production router as a policy to be replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from banditroute.core.baselines import Utility
+from banditroute.core.errors import DatasetError
+from banditroute.router import Router
+
+Priors = Mapping[str, Mapping[str, Mapping[str, float | None]]]
+"""{category: {model: {quality, effective_sample_size, output_tokens?}}}; the category "*" speaks for all not named."""
+
+START_TIME = 1_750_000_000.0
+SECONDS_PER_REQUEST = 30.0
+INPUT_TOKENS = 1000
+USD_PER_MTOK = 1_000_000 / INPUT_TOKENS
+"""Every request stands for 1,000 input tokens, so 1,000 x a model's mean cost is its price per million."""
+
+
+class RouterPolicy:
+    """A `banditroute.Router` on a memory store, a simulated clock of 30 s a request, and a seed.
+
+    It is told each model's mean cost as a list price, and with the feedback what the request really cost.
+    Raises ConfigError where the router refuses the configuration, DatasetError where the priors fit nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        categories: Sequence[str],
+        models: Sequence[str],
+        model_costs_usd: Sequence[float],
+        utility: Utility,
+        seed: int,
+        priors: Priors | None = None,
+    ) -> None:
+        # Short names: a data set's own may be none that a configuration allows.
+        self._categories = {name: f"c{i}" for i, name in enumerate(categories)}
+        self._models = {name: f"m{k}" for k, name in enumerate(models)}
+        self._now = START_TIME
+        self._decision_id = ""
+        prices = {
+            self._models[name]: {"input_usd_per_mtok": usd * USD_PER_MTOK, "output_usd_per_mtok": 0.0}
+            for name, usd in zip(models, model_costs_usd, strict=True)
+        }
+        category = {
+            "models": list(prices),
+            "cost_weight": utility.cost_weight,
+            "cost_reference_usd": utility.cost_reference_usd,
+        }
+        config: dict[str, Any] = {
+            "store": "memory:",
+            "models": prices,
+            "categories": {name: dict(category) for name in self._categories.values()},
+        }
+        if priors is not None:
+            config["priors"] = self._translated(priors)
+        self._router = Router.from_config(config, store="memory:", clock=lambda: self._now, seed=seed)
+
+    def __enter__(self) -> RouterPolicy:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._router.close()
+
+    def pick(self, category: int) -> int:
+        self._now += SECONDS_PER_REQUEST
+        decision = self._router.route(f"c{category}", input_tokens=INPUT_TOKENS, output_tokens=0)
+        self._decision_id = decision.id
+        return int(decision.model[1:])
+
+    def update(self, *, category: int, model: int, score: float, cost_usd: float) -> None:
+        self._router.feedback(self._decision_id, eval_score=score, cost_usd=cost_usd, source="replay")
+
+    def _translated(self, priors: Priors) -> dict[str, dict[str, dict[str, float | None]]]:
+        """The priors of what the source has, under the short names."""
+        names = self._categories | {"*": "*"}
+        translated = {}
+        for category, arms in priors.items():
+            mine = {self._models[model]: dict(prior) for model, prior in arms.items() if model in self._models}
+            if category in names and mine:
+                translated[names[category]] = mine
+        if not translated:
+            raise DatasetError("the priors name no category and model of the data set; give priors made for the same names")
+        return translated

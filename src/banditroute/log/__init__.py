@@ -1,0 +1,1 @@
+"""The log: everything that changes the state, durable and in one order."""

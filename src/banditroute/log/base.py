@@ -1,0 +1,181 @@
+"""`EventLog`: the whole storage interface, and what all backends share."""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+from banditroute.core.fold import FOLD_VERSION
+from banditroute.core.reward import Merge, merge, overall
+from banditroute.core.settings import canonical_json
+from banditroute.core.types import Attempt, Event, EventKind, FeedbackReceipt, JournalRow, Signal, Transition
+
+CHAIN_BYTES = 16
+SKEW_US = 3600 * 10**6 + 5 * 60 * 10**6
+"""Idempotency records outlive the feedback window by an hour and five minutes of clock skew."""
+
+JOURNALLED = (EventKind.CONFIG, EventKind.OPERATOR)
+
+
+class FeedbackAppend(NamedTuple):
+    """Feedback on its way into the log.
+
+    `decision` is what the event keeps of the decision (JSON data, at least category and model);
+    `key` its 16-byte id. After `expire_us` (by the store's clock) the store refuses it.
+    """
+
+    key: bytes
+    decision: Mapping[str, Any]
+    signals: tuple[Signal, ...]
+    attempts: tuple[Attempt, ...]
+    observe_us: int | None
+    expire_us: int
+
+
+class Tip(NamedTuple):
+    """The end of the log: the last event's position and chain value (0 and empty before the first)."""
+
+    position: int
+    chain: bytes
+
+
+class Checkpoint(NamedTuple):
+    """A saved state: where on the log it lies, which fold made it, and its bytes."""
+
+    position: int
+    chain: bytes
+    fold_version: int
+    digest: str
+    body: bytes
+
+
+class EventLog(abc.ABC):
+    """One append-only log with dense positions from 1, and what lives beside it.
+
+    Every method raises StoreClosed after `close`, and StoreUnavailable where the store cannot be
+    written or read now (disk full, gone); nothing is half written then. Thread-safe.
+    """
+
+    log_id: str
+    """Random, made with the log: says which log a decision belongs to."""
+    epoch: int
+    """Raised where a log is rewritten, so that (epoch, position, index) stays unique."""
+
+    @abc.abstractmethod
+    def append(self, kind: EventKind, body: Mapping[str, Any]) -> Future[Event]:
+        """Appends a configuration or operator event, in the journal too. Resolves when durable."""
+
+    @abc.abstractmethod
+    def append_feedback(self, feedback: FeedbackAppend) -> Future[FeedbackReceipt]:
+        """Merges feedback into its decision's record and, if that changes anything, appends an event
+        that holds the record as it was and as it is. Resolves when durable.
+
+        The future raises FeedbackWindowOver where the store's clock is past `expire_us`.
+        """
+
+    @abc.abstractmethod
+    def read(self, after: int, limit: int) -> Sequence[Event]:
+        """Up to `limit` durable events behind position `after`, in order; empty at the end.
+
+        Raises StoreUnavailable where `after` lies before what was trimmed.
+        """
+
+    @abc.abstractmethod
+    def wait(self, after: int, timeout_s: float) -> bool:
+        """Waits until there is a durable event behind `after`; False if there was none in time."""
+
+    @abc.abstractmethod
+    def tip(self) -> Tip:
+        """The last durable event."""
+
+    @abc.abstractmethod
+    def record(self, key: bytes) -> Mapping[str, Any] | None:
+        """All feedback so far on one decision (see `core/reward.py`); None where there is none."""
+
+    @abc.abstractmethod
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Keeps a checkpoint; only the newest few are kept."""
+
+    @abc.abstractmethod
+    def newest_checkpoint(self, fold_version: int) -> Checkpoint | None:
+        """The newest one of that fold version that lies on this log (position and chain)."""
+
+    @abc.abstractmethod
+    def record_transitions(self, transitions: Sequence[Transition]) -> None:
+        """Adds derived lines to the journal; idempotent by (epoch, position, index)."""
+
+    @abc.abstractmethod
+    def journal(self, *, before: tuple[int, int, int] | None, limit: int) -> Sequence[JournalRow]:
+        """Up to `limit` lines of the journal, newest first, strictly before the key `before`."""
+
+    @abc.abstractmethod
+    def trim(self, position: int) -> int:
+        """Removes events up to `position`, as far as a checkpoint lies at or behind it; says how many."""
+
+    @abc.abstractmethod
+    def purge_records(self) -> int:
+        """Removes idempotency records that have expired; says how many."""
+
+    @abc.abstractmethod
+    def key_checks(self, mine: Sequence[str]) -> None:
+        """Notes which signing keys are in use.
+
+        Raises:
+            StoreKeyMismatch: the log was made with keys of which `mine` has none.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Makes everything durable and lets go of the store. Idempotent."""
+
+
+def chained(previous: bytes, *, position: int, append_time_us: int, kind: str, body: bytes) -> bytes:
+    """The chain value of an event: ties it to everything before it."""
+    head = previous + position.to_bytes(8, "big") + append_time_us.to_bytes(8, "big") + kind.encode()
+    return hashlib.sha256(head + b"\0" + body).digest()[:CHAIN_BYTES]
+
+
+def made_event(previous: Tip, *, append_time_us: int, kind: EventKind, body: Mapping[str, Any]) -> tuple[Event, bytes]:
+    """The next event, and its body as bytes."""
+    raw = canonical_json(body).encode()
+    position = previous.position + 1
+    chain = chained(previous.chain, position=position, append_time_us=append_time_us, kind=kind, body=raw)
+    return Event(position, append_time_us, kind.value, FOLD_VERSION, body, chain), raw
+
+
+class Merged(NamedTuple):
+    """What feedback does to its decision's record. `body` is None where nothing changed."""
+
+    merge: Merge
+    body: Mapping[str, Any] | None
+
+    def receipt(self) -> FeedbackReceipt:
+        """The answer; the position is that of the decision's newest event."""
+        merged = self.merge
+        whole = overall(merged.signal_dispositions + merged.attempt_dispositions)
+        return FeedbackReceipt(whole, merged.signal_dispositions, merged.attempt_dispositions, merged.record["newest"])
+
+
+def merged_feedback(
+    feedback: FeedbackAppend, record: Mapping[str, Any] | None, *, position: int, append_time_us: int, ordinal: int
+) -> Merged:
+    """Merges feedback that would become the event at `position`.
+
+    Args:
+        record: the decision's record so far.
+        ordinal: the number that the decision gets in its category if this is its first feedback.
+    """
+    observe_us = append_time_us if feedback.observe_us is None else min(feedback.observe_us, append_time_us)
+    result = merge(
+        record, drawn=feedback.decision["model"], signals=feedback.signals, attempts=feedback.attempts, observe_us=observe_us
+    )
+    if not result.changed:
+        return Merged(result, None)
+    if record is None:
+        result.record.update(ordinal=ordinal, position=position, time_us=append_time_us)
+    result.record["newest"] = position
+    before = None if record is None else {name: record[name] for name in ("signals", "attempts")}
+    return Merged(result, {"decision": feedback.decision, "before": before, "after": result.record})

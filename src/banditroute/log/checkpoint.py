@@ -1,0 +1,85 @@
+"""A state as bytes and back: JSON, since Python writes and reads every float64 exactly.
+
+The shared configuration is kept as its document and parsed again, so a checkpoint holds nothing twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from banditroute.core.evidence import Ageing, Cell, Usage
+from banditroute.core.fold import FOLD_VERSION, CategoryState, State
+from banditroute.core.posterior import Pool, Pooled
+from banditroute.core.settings import EMPTY, Feature, canonical_json, parse_shared
+from banditroute.log.base import Checkpoint
+
+
+def encode(state: State) -> bytes:
+    """The state as canonical JSON: equal states give equal bytes."""
+    document = {
+        "position": state.position,
+        "chain": state.chain.hex(),
+        "append_time_us": state.append_time_us,
+        "config_position": state.config_position,
+        "document": state.document,
+        "overrides": state.overrides,
+        "categories": {
+            name: category._asdict() | {"cells": {model: cell._asdict() for model, cell in category.cells.items()}}
+            for name, category in state.categories.items()
+        },
+        "pool": {"models": state.pool.models, "newcomer": state.pool.newcomer, "spread": state.pool.spread},
+        "schemas": state.schemas,
+        "counts": [state.feedback_count, state.recorded_count, state.skipped_count],
+    }
+    return canonical_json(document).encode()
+
+
+def _category(raw: dict[str, Any]) -> CategoryState:
+    cells = {
+        model: Cell(
+            information=tuple(cell["information"]),
+            moment=tuple(cell["moment"]),
+            square=cell["square"],
+            usage=Usage(*cell["usage"]),
+            feedback_count=cell["feedback_count"],
+            error_count=cell["error_count"],
+            off_policy_count=cell["off_policy_count"],
+        )
+        for model, cell in raw["cells"].items()
+    }
+    features = tuple(Feature(*feature) for feature in raw["features"])
+    return CategoryState(cells, raw["ordinal"], raw["landmark"], features, Ageing(*raw["ageing"]), raw["revision"])
+
+
+def decode(body: bytes) -> State:
+    """The state that `encode` wrote.
+
+    Raises:
+        ValueError, KeyError, TypeError: these are no such bytes.
+    """
+    raw = json.loads(body)
+    pool = raw["pool"]
+    feedback, recorded, skipped = raw["counts"]
+    return State(
+        position=raw["position"],
+        chain=bytes.fromhex(raw["chain"]),
+        append_time_us=raw["append_time_us"],
+        config_position=raw["config_position"],
+        document=raw["document"],
+        settings=parse_shared(raw["document"]) if raw["document"] else EMPTY,
+        overrides=raw["overrides"],
+        categories={name: _category(category) for name, category in raw["categories"].items()},
+        pool=Pool({model: Pooled(*row) for model, row in pool["models"].items()}, Pooled(*pool["newcomer"]), pool["spread"]),
+        schemas={key: tuple(names) for key, names in raw["schemas"].items()},
+        feedback_count=feedback,
+        recorded_count=recorded,
+        skipped_count=skipped,
+    )
+
+
+def checkpoint_of(state: State) -> Checkpoint:
+    """The checkpoint of a state; its digest is what replicas compare."""
+    body = encode(state)
+    return Checkpoint(state.position, state.chain, FOLD_VERSION, hashlib.sha256(body).hexdigest(), body)

@@ -1,0 +1,162 @@
+"""The log in memory: for tests, simulations and trying things out. Durable as long as the process."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from banditroute.core.errors import FeedbackWindowOver, StoreClosed, StoreKeyMismatch, StoreUnavailable
+from banditroute.core.types import Event, EventKind, FeedbackReceipt, JournalRow, Transition
+from banditroute.log.base import JOURNALLED, SKEW_US, Checkpoint, EventLog, FeedbackAppend, Tip, made_event, merged_feedback
+
+
+class MemoryLog(EventLog):
+    """See `EventLog`. `clock` gives Unix seconds."""
+
+    def __init__(self, clock: Callable[[], float], *, log_id: str | None = None) -> None:
+        self.log_id = log_id or uuid.uuid4().hex
+        self.epoch = 1
+        self._clock = clock
+        self._lock = threading.Condition()
+        self._events: list[Event] = []
+        self._trimmed = 0
+        self._tip = Tip(0, b"")
+        self._time_us = 0
+        self._ordinals: dict[str, int] = {}
+        self._records: dict[bytes, tuple[int, Mapping[str, Any]]] = {}
+        self._journal: dict[tuple[int, int, int], JournalRow] = {}
+        self._checkpoints: list[Checkpoint] = []
+        self._key_checks: set[str] = set()
+        self._closed = False
+
+    def _open(self) -> None:
+        if self._closed:
+            raise StoreClosed("the log is closed")
+
+    def _now(self) -> int:
+        self._time_us = max(self._time_us, int(self._clock() * 1e6))
+        return self._time_us
+
+    def _push(self, event: Event) -> None:
+        self._events.append(event)
+        self._tip = Tip(event.position, event.chain)
+        self._lock.notify_all()
+
+    def append(self, kind: EventKind, body: Mapping[str, Any]) -> Future[Event]:
+        future: Future[Event] = Future()
+        with self._lock:
+            self._open()
+            event, _ = made_event(self._tip, append_time_us=self._now(), kind=kind, body=body)
+            self._push(event)
+            if kind in JOURNALLED:
+                self._note(JournalRow(self.epoch, event.position, 0, event.append_time_us, event.kind, body))
+        future.set_result(event)
+        return future
+
+    def append_feedback(self, feedback: FeedbackAppend) -> Future[FeedbackReceipt]:
+        future: Future[FeedbackReceipt] = Future()
+        with self._lock:
+            self._open()
+            now = self._now()
+            if now > feedback.expire_us:
+                future.set_exception(FeedbackWindowOver("the decision's feedback window is over"))
+                return future
+            category = feedback.decision["category"]
+            _, record = self._records.get(feedback.key, (0, None))
+            ordinal = self._ordinals.get(category, 0) + 1
+            merged = merged_feedback(feedback, record, position=self._tip.position + 1, append_time_us=now, ordinal=ordinal)
+            if merged.body is not None:
+                event, _ = made_event(self._tip, append_time_us=now, kind=EventKind.FEEDBACK, body=merged.body)
+                self._push(event)
+                self._records[feedback.key] = (feedback.expire_us + SKEW_US, merged.merge.record)
+                if record is None:
+                    self._ordinals[category] = ordinal
+        future.set_result(merged.receipt())
+        return future
+
+    def read(self, after: int, limit: int) -> Sequence[Event]:
+        with self._lock:
+            self._open()
+            if after < self._trimmed:
+                raise StoreUnavailable(f"events up to {self._trimmed} were trimmed: start from a checkpoint")
+            return self._events[after - self._trimmed : after - self._trimmed + limit]
+
+    def wait(self, after: int, timeout_s: float) -> bool:
+        with self._lock:
+            self._lock.wait_for(lambda: self._closed or self._tip.position > after, timeout_s)
+            self._open()
+            return self._tip.position > after
+
+    def tip(self) -> Tip:
+        self._open()
+        return self._tip
+
+    def record(self, key: bytes) -> Mapping[str, Any] | None:
+        self._open()
+        found = self._records.get(key)
+        return None if found is None else found[1]
+
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        with self._lock:
+            self._open()
+            self._checkpoints = sorted([*self._checkpoints, checkpoint])[-3:]
+
+    def newest_checkpoint(self, fold_version: int) -> Checkpoint | None:
+        with self._lock:
+            self._open()
+            for checkpoint in reversed(self._checkpoints):
+                if checkpoint.fold_version == fold_version and self._holds(checkpoint):
+                    return checkpoint
+        return None
+
+    def _holds(self, checkpoint: Checkpoint) -> bool:
+        at = checkpoint.position - self._trimmed - 1
+        return at == -1 or (0 <= at < len(self._events) and self._events[at].chain == checkpoint.chain)
+
+    def record_transitions(self, transitions: Sequence[Transition]) -> None:
+        with self._lock:
+            self._open()
+            for t in transitions:
+                self._note(JournalRow(self.epoch, t.position, t.index, t.append_time_us, t.kind, t.body))
+
+    def _note(self, row: JournalRow) -> None:
+        self._journal.setdefault((row.epoch, row.position, row.index), row)
+
+    def journal(self, *, before: tuple[int, int, int] | None, limit: int) -> Sequence[JournalRow]:
+        with self._lock:
+            self._open()
+            keys = sorted((key for key in self._journal if before is None or key < before), reverse=True)
+            return [self._journal[key] for key in keys[:limit]]
+
+    def trim(self, position: int) -> int:
+        with self._lock:
+            self._open()
+            behind = max((c.position for c in self._checkpoints if self._holds(c)), default=0)
+            count = max(0, min(position, behind) - self._trimmed)
+            del self._events[:count]
+            self._trimmed += count
+            return count
+
+    def purge_records(self) -> int:
+        with self._lock:
+            self._open()
+            now = self._now()
+            gone = [key for key, (expire_us, _) in self._records.items() if expire_us < now]
+            for key in gone:
+                del self._records[key]
+            return len(gone)
+
+    def key_checks(self, mine: Sequence[str]) -> None:
+        with self._lock:
+            self._open()
+            if self._key_checks and not self._key_checks & set(mine):
+                raise StoreKeyMismatch("this log was made with other signing keys")
+            self._key_checks |= set(mine)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._lock.notify_all()

@@ -1,0 +1,375 @@
+"""The log in one SQLite file: the embedded default.
+
+WAL with synchronous=FULL: a commit returns when it is on the disk. One writer thread commits whatever
+has come in since its last commit in one transaction (group commit), so that many waiting callers share
+one fsync. One process owns a state directory (`flock`); others may open it read-only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import queue
+import sqlite3
+import threading
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from banditroute.core.errors import FeedbackWindowOver, StoreClosed, StoreInUse, StoreKeyMismatch, StoreTooNew, StoreUnavailable
+from banditroute.core.settings import canonical_json
+from banditroute.core.types import Event, EventKind, FeedbackReceipt, JournalRow, Transition
+from banditroute.log.base import JOURNALLED, SKEW_US, Checkpoint, EventLog, FeedbackAppend, Tip, made_event, merged_feedback
+
+FORMAT_VERSION = 1
+LOG_FILE, LOCK_FILE = "log.db", "lock"
+GROUP_SIZE = 512
+RECENT_EVENTS = 8192
+KEPT_CHECKPOINTS = 3
+
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE events (position INTEGER PRIMARY KEY, append_time_us INTEGER NOT NULL, kind TEXT NOT NULL,
+                     fold_version INTEGER NOT NULL, body TEXT NOT NULL, chain BLOB NOT NULL);
+CREATE TABLE records (decision BLOB PRIMARY KEY, expire_us INTEGER NOT NULL, body TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX records_expire ON records (expire_us);
+CREATE TABLE ordinals (category TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE journal (epoch INTEGER, position INTEGER, idx INTEGER, append_time_us INTEGER NOT NULL, kind TEXT NOT NULL,
+                      body TEXT NOT NULL, PRIMARY KEY (epoch, position, idx)) WITHOUT ROWID;
+CREATE TABLE checkpoints (position INTEGER PRIMARY KEY, chain BLOB NOT NULL, fold_version INTEGER NOT NULL,
+                          digest TEXT NOT NULL, body BLOB NOT NULL);
+"""
+
+
+class _Work(NamedTuple):
+    """Something to be done inside the writer's transaction; its outcome goes to `future`."""
+
+    future: Future[Any]
+    run: Callable[[_Batch], Any]
+
+
+class _Batch:
+    """What one transaction has done so far, and what becomes true only if it commits."""
+
+    def __init__(self, tip: Tip, time_us: int, now_us: int) -> None:
+        self.tip = tip
+        self.time_us = max(time_us, now_us)
+        self.events: list[Event] = []
+        self.ordinals: dict[str, int] = {}
+
+
+@contextmanager
+def _store_errors() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.ProgrammingError as error:
+        raise StoreClosed("the log is closed") from error
+    except sqlite3.Error as error:
+        raise StoreUnavailable(f"the log cannot be used now ({error}): check the disk's free space and permissions") from error
+
+
+def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"file:{path}?mode={'ro' if read_only else 'rwc'}", uri=True, isolation_level=None, check_same_thread=False, timeout=10.0
+    )
+    if not read_only:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+    return connection
+
+
+class SqliteLog(EventLog):
+    """See `EventLog`. `clock` gives Unix seconds.
+
+    Raises (on opening):
+        StoreInUse: another process owns the directory.
+        StoreTooNew: the file has a newer format.
+        StoreUnavailable: it cannot be opened; in read-only mode also where it does not exist.
+    """
+
+    def __init__(self, directory: Path, clock: Callable[[], float], *, read_only: bool = False) -> None:
+        self._clock = clock
+        self._read_only = read_only
+        self._changed = threading.Condition()
+        self._closed = False
+        self._lock_file: int | None = None
+        path = directory / LOG_FILE
+        try:
+            if not read_only:
+                directory.mkdir(parents=True, exist_ok=True)
+                self._own(directory)
+            elif not path.exists():
+                raise StoreUnavailable(f"no log in {directory}: nothing was served from there yet")
+            with _store_errors():
+                self._writer = _connect(path, read_only=read_only)
+                self._reader = _connect(path, read_only=True)
+                self._prepare(path)
+        except BaseException:
+            self._disown()
+            raise
+        self._reading = threading.Lock()
+        self._recent: deque[Event] = deque(maxlen=RECENT_EVENTS)
+        self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write, name="banditroute-log", daemon=True)
+        if not read_only:
+            self._thread.start()
+
+    # --- opening and closing ---
+
+    def _own(self, directory: Path) -> None:
+        self._lock_file = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(self._lock_file, 32).decode(errors="replace").strip()
+            raise StoreInUse(
+                f"state directory {directory} is in use by another process{f' (pid {holder})' if holder else ''}: "
+                "stop it, or give this one another `store`"
+            ) from None
+        os.truncate(self._lock_file, 0)
+        os.write(self._lock_file, str(os.getpid()).encode())
+
+    def _disown(self) -> None:
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
+
+    def _prepare(self, path: Path) -> None:
+        db = self._writer
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version > FORMAT_VERSION:
+            raise StoreTooNew(f"{path} has format {version}, this banditroute knows up to {FORMAT_VERSION}: upgrade banditroute")
+        if version == 0:
+            if self._read_only:
+                raise StoreUnavailable(f"{path} is empty: nothing was served from there yet")
+            db.execute("BEGIN IMMEDIATE")
+            for statement in _SCHEMA.split(";\n"):
+                if statement.strip():
+                    db.execute(statement)
+            db.executemany("INSERT INTO meta VALUES (?, ?)", [("log_id", uuid.uuid4().hex), ("epoch", "1")])
+            db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+            db.execute("COMMIT")
+        meta = dict(db.execute("SELECT name, value FROM meta"))
+        self.log_id, self.epoch = meta["log_id"], int(meta["epoch"])
+        row = db.execute("SELECT position, chain, append_time_us FROM events ORDER BY position DESC LIMIT 1").fetchone()
+        if row is None:  # everything may have been trimmed behind a checkpoint
+            row = db.execute("SELECT position, chain, 0 FROM checkpoints ORDER BY position DESC LIMIT 1").fetchone()
+        self._tip = Tip(row[0], row[1]) if row else Tip(0, b"")
+        self._time_us: int = row[2] if row else 0
+        self._ordinals: dict[str, int] = dict(db.execute("SELECT category, count FROM ordinals"))
+
+    def close(self) -> None:
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            self._changed.notify_all()
+        if not self._read_only:
+            self._queue.put(None)
+            self._thread.join()
+        with self._reading:
+            self._reader.close()
+        self._writer.close()
+        self._disown()
+
+    def _submit(self, run: Callable[[_Batch], Any]) -> Future[Any]:
+        if self._read_only:
+            raise StoreUnavailable("the log was opened read-only")
+        future: Future[Any] = Future()
+        with self._changed:
+            if self._closed:
+                raise StoreClosed("the log is closed")
+            self._queue.put(_Work(future, run))
+        return future
+
+    # --- the writer thread ---
+
+    def _write(self) -> None:
+        going = True
+        while going:
+            works = [self._queue.get()]
+            while len(works) < GROUP_SIZE and not self._queue.empty():
+                works.append(self._queue.get())
+            going = None not in works
+            self._commit([work for work in works if work is not None])
+
+    def _commit(self, works: Sequence[_Work]) -> None:
+        """One transaction for all of `works`: each succeeds or fails on its own, the disk fails all."""
+        batch = _Batch(self._tip, self._time_us, int(self._clock() * 1e6))
+        outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
+        try:
+            with _store_errors():
+                self._writer.execute("BEGIN IMMEDIATE")
+                for work in works:
+                    try:
+                        outcomes.append((work.future, work.run(batch), None))
+                    except (FeedbackWindowOver, StoreKeyMismatch, ValueError) as error:
+                        outcomes.append((work.future, None, error))
+                self._writer.executemany("INSERT OR REPLACE INTO ordinals VALUES (?, ?)", batch.ordinals.items())
+                self._writer.execute("COMMIT")
+        except Exception as error:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            outcomes = [(work.future, None, error) for work in works]
+        else:
+            with self._changed:
+                self._ordinals.update(batch.ordinals)
+                self._tip, self._time_us = batch.tip, batch.time_us
+                self._recent.extend(batch.events)
+                self._changed.notify_all()
+        for future, result, failure in outcomes:
+            if failure is None:
+                future.set_result(result)
+            else:
+                future.set_exception(failure)
+
+    def _push(self, batch: _Batch, kind: EventKind, body: Mapping[str, Any]) -> Event:
+        event, raw = made_event(batch.tip, append_time_us=batch.time_us, kind=kind, body=body)
+        self._writer.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", (*event[:4], raw.decode(), event.chain))
+        batch.tip = Tip(event.position, event.chain)
+        batch.events.append(event)
+        return event
+
+    # --- appending ---
+
+    def append(self, kind: EventKind, body: Mapping[str, Any]) -> Future[Event]:
+        def run(batch: _Batch) -> Event:
+            event = self._push(batch, kind, body)
+            if kind in JOURNALLED:
+                self._note(Transition(event.position, 0, event.append_time_us, event.kind, body))
+            return event
+
+        return self._submit(run)
+
+    def append_feedback(self, feedback: FeedbackAppend) -> Future[FeedbackReceipt]:
+        category = feedback.decision["category"]
+
+        def run(batch: _Batch) -> FeedbackReceipt:
+            if batch.time_us > feedback.expire_us:
+                raise FeedbackWindowOver("the decision's feedback window is over")
+            row = self._writer.execute("SELECT body FROM records WHERE decision = ?", (feedback.key,)).fetchone()
+            record = None if row is None else json.loads(row[0])
+            ordinal = batch.ordinals.get(category, self._ordinals.get(category, 0)) + 1
+            merged = merged_feedback(
+                feedback, record, position=batch.tip.position + 1, append_time_us=batch.time_us, ordinal=ordinal
+            )
+            if merged.body is not None:
+                self._push(batch, EventKind.FEEDBACK, merged.body)
+                kept = (feedback.key, feedback.expire_us + SKEW_US, canonical_json(merged.merge.record))
+                self._writer.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", kept)
+                if record is None:
+                    batch.ordinals[category] = ordinal
+            return merged.receipt()
+
+        return self._submit(run)
+
+    # --- reading ---
+
+    def _query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        with self._reading:
+            if self._closed:
+                raise StoreClosed("the log is closed")
+            with _store_errors():
+                return self._reader.execute(sql, parameters).fetchall()
+
+    def read(self, after: int, limit: int) -> Sequence[Event]:
+        with self._changed:
+            if self._closed:
+                raise StoreClosed("the log is closed")
+            if self._recent and self._recent[0].position <= after + 1:
+                start = after + 1 - self._recent[0].position
+                return [self._recent[i] for i in range(start, min(start + limit, len(self._recent)))]
+        rows = self._query("SELECT * FROM events WHERE position > ? ORDER BY position LIMIT ?", (after, limit))
+        if (rows and rows[0][0] != after + 1) or (not rows and self.tip().position > after):
+            raise StoreUnavailable(f"events behind {after} were trimmed: start from a checkpoint")
+        return [Event(p, time, kind, version, json.loads(body), chain) for p, time, kind, version, body, chain in rows]
+
+    def wait(self, after: int, timeout_s: float) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._tip.position > after, timeout_s)
+            if self._closed:
+                raise StoreClosed("the log is closed")
+            return self._tip.position > after
+
+    def tip(self) -> Tip:
+        if self._closed:
+            raise StoreClosed("the log is closed")
+        return self._tip
+
+    def record(self, key: bytes) -> Mapping[str, Any] | None:
+        rows = self._query("SELECT body FROM records WHERE decision = ?", (key,))
+        return json.loads(rows[0][0]) if rows else None
+
+    # --- checkpoints, journal, housekeeping ---
+
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        def run(_: _Batch) -> None:
+            self._writer.execute("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?)", checkpoint)
+            self._writer.execute(
+                "DELETE FROM checkpoints WHERE position NOT IN (SELECT position FROM checkpoints ORDER BY position DESC LIMIT ?)",
+                (KEPT_CHECKPOINTS,),
+            )
+
+        self._submit(run).result()
+
+    _ON_LOG = """(checkpoints.chain = (SELECT chain FROM events WHERE events.position = checkpoints.position)
+                  OR NOT EXISTS (SELECT 1 FROM events WHERE events.position <= checkpoints.position))"""
+
+    def newest_checkpoint(self, fold_version: int) -> Checkpoint | None:
+        rows = self._query(
+            f"SELECT * FROM checkpoints WHERE fold_version = ? AND {self._ON_LOG} ORDER BY position DESC LIMIT 1",  # noqa: S608
+            (fold_version,),
+        )
+        return Checkpoint(*rows[0]) if rows else None
+
+    def _note(self, line: Transition) -> None:
+        row = (self.epoch, line.position, line.index, line.append_time_us, line.kind, canonical_json(line.body))
+        self._writer.execute("INSERT OR IGNORE INTO journal VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def record_transitions(self, transitions: Sequence[Transition]) -> None:
+        def run(_: _Batch) -> None:
+            for line in transitions:
+                self._note(line)
+
+        self._submit(run).result()
+
+    def journal(self, *, before: tuple[int, int, int] | None, limit: int) -> Sequence[JournalRow]:
+        rows = self._query(
+            "SELECT * FROM journal WHERE (epoch, position, idx) < (?, ?, ?) ORDER BY epoch DESC, position DESC, idx DESC LIMIT ?",
+            (*(before or (2**62, 0, 0)), limit),
+        )
+        return [JournalRow(epoch, at, index, time, kind, json.loads(body)) for epoch, at, index, time, kind, body in rows]
+
+    def trim(self, position: int) -> int:
+        def run(_: _Batch) -> int:
+            sql = f"SELECT max(position) FROM checkpoints WHERE {self._ON_LOG}"  # noqa: S608
+            (behind,) = self._writer.execute(sql).fetchone()
+            return self._writer.execute("DELETE FROM events WHERE position <= ?", (min(position, behind or 0),)).rowcount
+
+        count: int = self._submit(run).result()
+        return count
+
+    def purge_records(self) -> int:
+        def run(batch: _Batch) -> int:
+            return self._writer.execute("DELETE FROM records WHERE expire_us < ?", (batch.time_us,)).rowcount
+
+        count: int = self._submit(run).result()
+        return count
+
+    def key_checks(self, mine: Sequence[str]) -> None:
+        def run(_: _Batch) -> None:
+            known = {name for (name,) in self._writer.execute("SELECT name FROM meta WHERE name LIKE 'key_check:%'")}
+            wanted = {f"key_check:{check}" for check in mine}
+            if known and not known & wanted:
+                raise StoreKeyMismatch(
+                    "this state directory was made with other signing keys: restore its keys.json (or signing_keys_file), "
+                    "or start with an empty directory"
+                )
+            self._writer.executemany("INSERT OR IGNORE INTO meta VALUES (?, '')", [(name,) for name in wanted])
+
+        self._submit(run).result()

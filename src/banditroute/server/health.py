@@ -1,0 +1,63 @@
+"""Health as gRPC's health service tells it: one status per component, and one for all of them."""
+
+from __future__ import annotations
+
+import threading
+
+import structlog
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health import HealthServicer
+
+from banditroute.server.port import EnginePort
+
+ROUTER_SERVICE = "banditroute.v1.RouterService"
+COMPONENTS = ("log", "fold")
+POLL_S = 0.25
+
+log = structlog.get_logger("banditroute.server")
+
+
+class HealthWatcher:
+    """Keeps `servicer` up to date from a thread of its own. NOT_SERVING until the engine has folded its log."""
+
+    def __init__(self, engine: EnginePort) -> None:
+        self.servicer = HealthServicer()
+        self._engine = engine
+        self._ready = False
+        self._shown: dict[str, bool] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="banditroute-health", daemon=True)
+        self._show(dict.fromkeys(("", ROUTER_SERVICE, *COMPONENTS), False))
+
+    def start(self) -> None:
+        self.poll()
+        self._thread.start()
+
+    def drain(self) -> None:
+        """Tells everybody NOT_SERVING, for good. Idempotent."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.servicer.enter_graceful_shutdown()
+
+    def poll(self) -> None:
+        """Asks the engine once. An engine that cannot answer is not healthy."""
+        try:
+            self._ready = self._ready or self._engine.wait_ready(0.0)
+            found = dict(self._engine.health())
+        except Exception:
+            log.exception("health check failed")
+            found = dict.fromkeys(COMPONENTS, False)
+        well = self._ready and all(found.values())
+        self._show({**found, "": well, ROUTER_SERVICE: well})
+
+    def _show(self, statuses: dict[str, bool]) -> None:
+        for service, well in statuses.items():
+            if self._shown.get(service) is not well:
+                self._shown[service] = well
+                kind = health_pb2.HealthCheckResponse
+                self.servicer.set(service, kind.SERVING if well else kind.NOT_SERVING)
+
+    def _run(self) -> None:
+        while not self._stop.wait(POLL_S):
+            self.poll()

@@ -1,0 +1,215 @@
+"""The life of a server: bind, serve, drain, close; and what signals do to it."""
+
+from __future__ import annotations
+
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from banditroute.core.errors import BanditrouteError
+from banditroute.server.admin import AdminService
+from banditroute.server.health import HealthWatcher
+from banditroute.server.port import EnginePort
+from banditroute.server.servicer import RouterService
+from banditroute.v1 import admin_pb2, admin_pb2_grpc, router_pb2, router_pb2_grpc
+
+# Threads beside those of max_concurrent_requests: they refuse what is too much, and answer health checks.
+SPARE_THREADS = 8
+ADMIN_THREADS = 4
+# Calls that gRPC itself holds, queued ones included, per thread; beyond that it refuses them without our ErrorInfo.
+CALLS_PER_THREAD = 8
+ADMIN_MESSAGE_BYTES = 4 * 1024 * 1024
+# Longer than Python's 5 ms would let a folding thread hold the interpreter while Route waits.
+SWITCH_INTERVAL_S = 0.0005
+
+log = structlog.get_logger("banditroute.server")
+
+
+class ListenFailed(BanditrouteError):
+    """An address cannot be bound: in use, not ours, or not an address."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerSettings:
+    """How much the server takes on, and how long it lets things take."""
+
+    max_concurrent_requests: int = 128
+    """Calls that run at once; more are refused."""
+    max_concurrent_feedback: int = 64
+    """Of those, calls that may wait for the log: Feedback, and Route with min_state_position."""
+    max_message_bytes: int = 1_048_576
+    """The largest request and the largest response."""
+    drain_s: float = 2.0
+    """Seconds from NOT_SERVING to refusing calls: how long load balancers take to notice."""
+    grace_s: float = 10.0
+    """Seconds that running calls then have to end."""
+    max_connection_age_s: float = 300.0
+    """Seconds after which a connection is asked to reconnect, so that load spreads over new servers."""
+
+
+class Server:
+    """Both listeners over one engine, which it closes when it stops.
+
+    `listen` and `admin_listen` are HOST:PORT; port 0 takes a free one. No `admin_listen`, no AdminService.
+    """
+
+    def __init__(
+        self,
+        engine: EnginePort,
+        *,
+        listen: str,
+        admin_listen: str | None = None,
+        settings: ServerSettings | None = None,
+        reflection: bool = False,
+    ) -> None:
+        self._engine = engine
+        self._listen = listen
+        self._admin_listen = admin_listen
+        self._settings = settings or ServerSettings()
+        self._reflection = reflection
+        self._health = HealthWatcher(engine)
+        self._servers: list[grpc.Server] = []
+        self._stopping = threading.Lock()
+        self._stopped = False
+        self.port = 0
+        """The router listener's port once started."""
+        self.admin_port = 0
+        """The admin listener's port once started; 0 where there is none."""
+
+    def start(self) -> None:
+        """Binds and serves. Raises ListenFailed, and then nothing is bound and the engine is left open."""
+        try:
+            self.port = self._start_router()
+            if self._admin_listen is not None:
+                self.admin_port = self._start_admin(self._admin_listen)
+        except ListenFailed:
+            for server in self._servers:
+                server.stop(None).wait()
+            raise
+        self._health.start()
+        for server in self._servers:
+            server.start()
+        log.info("serving", port=self.port, admin_port=self.admin_port or None)
+
+    def stop(self) -> None:
+        """Drains: NOT_SERVING, a pause, no new calls, a grace for running ones, the engine closed. Idempotent."""
+        with self._stopping:
+            if self._stopped:
+                return
+            self._health.drain()
+            if self._servers:
+                # For load balancers to see NOT_SERVING while calls still succeed.
+                time.sleep(self._settings.drain_s)
+            for ended in [server.stop(self._settings.grace_s) for server in self._servers]:
+                ended.wait()
+            self._engine.close()
+            self._stopped = True
+            log.info("stopped")
+
+    def _start_router(self) -> int:
+        settings = self._settings
+        threads = settings.max_concurrent_requests + SPARE_THREADS
+        server = self._make(threads, settings.max_message_bytes, settings.max_message_bytes, "banditroute-rpc")
+        service = RouterService(
+            self._engine,
+            max_concurrent_requests=settings.max_concurrent_requests,
+            max_concurrent_feedback=settings.max_concurrent_feedback,
+        )
+        router_pb2_grpc.add_RouterServiceServicer_to_server(service, server)
+        return self._bind(server, self._listen, router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name)
+
+    def _start_admin(self, address: str) -> int:
+        server = self._make(ADMIN_THREADS, self._settings.max_message_bytes, ADMIN_MESSAGE_BYTES, "banditroute-admin")
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self._engine), server)
+        return self._bind(server, address, admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name)
+
+    def _make(self, threads: int, receive_bytes: int, send_bytes: int, name: str) -> grpc.Server:
+        options: list[tuple[str, Any]] = [
+            # Else two servers share a port, and neither says so.
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", receive_bytes),
+            ("grpc.max_send_message_length", send_bytes),
+            ("grpc.max_connection_age_ms", int(self._settings.max_connection_age_s * 1000)),
+            ("grpc.max_connection_age_grace_ms", int(self._settings.grace_s * 1000)),
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ]
+        pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        return grpc.server(pool, options=options, maximum_concurrent_rpcs=threads * CALLS_PER_THREAD)
+
+    def _bind(self, server: grpc.Server, address: str, service: str) -> int:
+        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
+        if self._reflection:
+            health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+            reflection.enable_server_reflection((service, health, reflection.SERVICE_NAME), server)
+        self._servers.append(server)
+        try:
+            port = server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise ListenFailed(f"cannot listen on {address!r}: in use, or not an address of this machine") from error
+        return port
+
+
+def serve_until_signalled(
+    server: Server,
+    *,
+    reload: Callable[[], object],
+    started: Callable[[Server], object] = lambda server: None,
+) -> None:
+    """Starts `server`, calls `started`, serves until SIGTERM or SIGINT, drains. Only in the main thread.
+
+    SIGHUP calls `reload`; where that raises, the old configuration stays and the log says why. A second SIGTERM or
+    SIGINT does not wait for the drain. Raises ListenFailed.
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    received: queue.SimpleQueue[int] = queue.SimpleQueue()
+    with _handling(received):
+        server.start()
+        started(server)
+        while (number := _next(received)) == signal.SIGHUP:
+            try:
+                reload()
+            except Exception as error:  # a bad file must not stop a good server
+                log.exception("reload refused; the old configuration stays", cause=str(error))
+            else:
+                log.info("reloaded")
+    log.info("draining", signal=signal.Signals(number).name)
+    server.stop()
+
+
+def _next(received: queue.SimpleQueue[int]) -> int:
+    while True:
+        try:
+            # Not for good: a signal that lands on another thread is handled only when this one wakes.
+            return received.get(timeout=0.5)
+        except queue.Empty:
+            continue
+
+
+@contextmanager
+def _handling(received: queue.SimpleQueue[int]) -> Iterator[None]:
+    """Puts SIGTERM, SIGINT and SIGHUP into `received` meanwhile."""
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.put(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,147 @@
+"""The only composition root: from a configuration to a running engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from banditroute.config import Config, LocalConfig
+from banditroute.core.errors import ConfigError, ConfigProblem, StoreKeyMismatch
+from banditroute.engine import Engine
+from banditroute.log.base import EventLog
+from banditroute.log.memory import MemoryLog
+from banditroute.log.sink import DecisionSink
+from banditroute.log.sqlite import SqliteLog
+from banditroute.tokens import MIN_SECRET_BYTES, SigningKey, TokenSigner
+
+KEYS_FILE = "keys.json"
+SQLITE_SCHEME = "sqlite:///"
+
+
+def state_directory(local: LocalConfig, store: str | None = None) -> Path | None:
+    """The folder of a SQLite store; None for a store in memory.
+
+    Raises:
+        ConfigError: the store's URL is of no known kind.
+    """
+    url = store or local.store
+    if url in ("memory:", "memory"):
+        return None
+    if url.startswith(SQLITE_SCHEME) and len(url) > len(SQLITE_SCHEME):
+        return local.folder / url.removeprefix(SQLITE_SCHEME)
+    raise ConfigError(
+        "store", [ConfigProblem("store", None, f"{url.split('@')[-1]!r} is no store: use sqlite:///FOLDER or memory:")]
+    )
+
+
+def open_engine(
+    config: Config,
+    *,
+    store: str | None = None,
+    clock: Callable[[], float] | None = None,
+    seed: int | None = None,
+    threaded: bool,
+) -> Engine:
+    """Opens the store and starts the engine on it.
+
+    Args:
+        store: in place of the configuration's.
+        clock: Unix seconds; default: the system's.
+        seed: makes draws and ids repeatable; default: entropy.
+        threaded: follow the log in a thread (server), or fold when told to (in process).
+
+    Raises:
+        ConfigError, StoreInUse, StoreTooNew, StoreKeyMismatch, StoreUnavailable.
+    """
+    local = config.local
+    now = clock or time.time
+    rng = random.Random(seed if seed is not None else secrets.randbits(256))
+    directory = state_directory(local, store)
+    log: EventLog
+    sink = None
+    if directory is None:
+        log = MemoryLog(now, log_id=None if seed is None else f"seed-{seed}")
+        keys = read_keys(local.folder / local.signing_keys_file) if local.signing_keys_file else [new_key("k1", rng)]
+    else:
+        log = SqliteLog(directory, now)
+    try:
+        if directory is not None:
+            keys = load_keys(local, directory, fresh=log.tip().position == 0)
+        signer = TokenSigner(keys, log.log_id)
+        log.key_checks(signer.key_checks())
+        if directory is not None and local.decision_sink.enabled:
+            settings = local.decision_sink
+            sink = DecisionSink(directory, queue_rows=settings.queue_rows, retention_s=settings.retention_days * 86400.0)
+        return Engine(
+            log=log,
+            signer=signer,
+            clock=now,
+            rng=rng,
+            sink=sink,
+            shared=config.shared,
+            checkpoint_every=local.checkpoint_every,
+            log_retention_events=local.log_retention_events,
+            threaded=threaded,
+        )
+    except BaseException:
+        if sink is not None:
+            sink.close()
+        log.close()
+        raise
+
+
+def load_keys(local: LocalConfig, directory: Path, *, fresh: bool) -> list[SigningKey]:
+    """The signing keys: of the file that the configuration names, else of the state directory, where
+    one is made (mode 0600) if the log is still empty.
+
+    Raises:
+        ConfigError: the file is wrong.
+        StoreKeyMismatch: a log exists but its keys are gone.
+    """
+    if local.signing_keys_file:
+        return read_keys(local.folder / local.signing_keys_file)
+    path = directory / KEYS_FILE
+    if path.exists():
+        return read_keys(path)
+    if not fresh:
+        raise StoreKeyMismatch(f"{path} is gone, and the decisions of this log were signed with it: restore it from a backup")
+    key = new_key("k1", random.SystemRandom())
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w") as file:
+        json.dump({"keys": [{"id": key.id, "secret": key.secret.hex()}]}, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    return [key]
+
+
+def new_key(name: str, rng: random.Random) -> SigningKey:
+    """A key of 256 random bits."""
+    return SigningKey(name, rng.randbytes(32))
+
+
+def read_keys(path: Path) -> list[SigningKey]:
+    """Reads ``{"keys": [{"id": ..., "secret": hex}, ...]}``; the first signs, all verify.
+
+    Raises:
+        ConfigError: it cannot be read or is of another form; never shows a secret.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        keys = [SigningKey(str(entry["id"]), bytes.fromhex(entry["secret"])) for entry in raw["keys"]]
+    except OSError as error:
+        raise ConfigError(str(path), [ConfigProblem("", None, f"cannot be read: {error.strerror}")]) from None
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(
+            str(path), [ConfigProblem("keys", None, 'expected {"keys": [{"id": "k1", "secret": "<hex>"}]}')]
+        ) from None
+    if not keys or any(len(key.secret) < MIN_SECRET_BYTES for key in keys) or len({key.id for key in keys}) < len(keys):
+        raise ConfigError(
+            str(path),
+            [ConfigProblem("keys", None, f"needs one key or more, with distinct ids and at least {MIN_SECRET_BYTES} bytes each")],
+        )
+    return keys
