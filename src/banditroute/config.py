@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from banditroute.core.errors import ConfigError, ConfigProblem
 from banditroute.core.settings import ANY_CATEGORY, MAX_FEATURES, MAX_NAME_BYTES, parse_shared
 
-Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+Positive = Annotated[float, Field(ge=1e-12, le=1e9, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=1e-3, le=1e9, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
@@ -65,7 +66,7 @@ class CategoryConfig(_Strict):
     cost_weight: Weight = Field(0.1, description="quality points that the cost reference is worth")
     latency_weight: Weight = Field(0.0, description="quality points that the latency reference is worth")
     cost_reference_usd: Positive | None = Field(None, description="USD per request; default: the priciest model's expected cost")
-    latency_reference_s: Positive = Field(10.0, description="seconds")
+    latency_reference_s: Seconds = Field(10.0, description="seconds")
     cost_scale: Literal["linear", "log"] = Field("linear", description="log: doubling the cost hurts about equally everywhere")
     features: dict[str, FeatureConfig] = Field(default_factory=dict, max_length=MAX_FEATURES)
     expected_input_tokens: NonNegative = Field(1000.0, description="tokens, until learned")
@@ -75,7 +76,7 @@ class CategoryConfig(_Strict):
         0.005, description="least probability of every eligible model"
     )
     half_life_count: Count | None = Field(2000, description="evidence counts half after so many feedbacks of the category")
-    half_life_s: Positive | None = Field(None, description="or after so many seconds; takes the place of half_life_count")
+    half_life_s: Seconds | None = Field(None, description="or after so many seconds; takes the place of half_life_count")
     max_effective_sample_size: Annotated[float, Field(ge=1, le=1e9)] = Field(
         5000.0, description="observations an arm may amount to"
     )
@@ -160,13 +161,14 @@ def load(source: str | Path | Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: with every problem, its path and (in a file) its line.
     """
-    if isinstance(source, Mapping):
-        return _checked(dict(source), "<dict>", {}, Path())
-    path = Path(source)
-    raw, lines = _read_yaml(path)
+    raw, lines, shown, folder = (dict(source), {}, "<dict>", Path()) if isinstance(source, Mapping) else _read_file(Path(source))
     if isinstance(raw, dict) and isinstance(raw.get("priors"), str):
-        raw["priors"] = read_priors(path.parent / raw["priors"])
-    return _checked(raw, str(path), lines, path.parent)
+        raw["priors"] = read_priors(folder / raw["priors"])
+    return _checked(raw, shown, lines, folder)
+
+
+def _read_file(path: Path) -> tuple[Any, Lines, str, Path]:
+    return *_read_yaml(path), str(path), path.parent
 
 
 class _Priors(_Strict):
@@ -200,6 +202,11 @@ def _checked(raw: Any, source: str, lines: Lines, folder: Path) -> Config:
     problems = [ConfigProblem(".".join(map(str, loc)), _line(lines, loc), text) for loc, text in _cross_checks(file)]
     if problems:
         raise ConfigError(source, problems)
+    document = _document(file)
+    try:
+        resolved(document, {})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(source, [ConfigProblem("", None, str(error))]) from None
     local = LocalConfig(
         file.store,
         file.signing_keys_file,
@@ -209,15 +216,18 @@ def _checked(raw: Any, source: str, lines: Lines, folder: Path) -> Config:
         file.log_retention_events,
         folder,
     )
-    return Config(local, _document(file), source)
+    return Config(local, document, source)
 
 
 def _cross_checks(file: _File) -> list[tuple[tuple[str | int, ...], str]]:
     found: list[tuple[tuple[str | int, ...], str]] = []
-    for kind, names in (("models", file.models), ("categories", file.categories)):
-        for name in names:
-            if not 0 < len(name.encode()) <= MAX_NAME_BYTES or not name.isprintable():
-                found.append(((kind, name), f"names are printable and have 1 to {MAX_NAME_BYTES} bytes"))
+    named: list[tuple[str | int, ...]] = [("models", name) for name in file.models]
+    for name, category in file.categories.items():
+        named += [("categories", name), *[("categories", name, "features", feature) for feature in category.features]]
+    for place in named:
+        name = str(place[-1])
+        if not name.isprintable() or not 0 < len(name.encode()) <= MAX_NAME_BYTES:
+            found.append((place, f"names are printable and have 1 to {MAX_NAME_BYTES} bytes"))
     for name, category in file.categories.items():
         for i, model in enumerate(category.models):
             if model not in file.models:
@@ -310,20 +320,21 @@ def _read_yaml(path: Path) -> tuple[Any, dict[tuple[str | int, ...], int]]:
         raise ConfigError(str(path), [ConfigProblem("", None, "is not UTF-8 text")]) from None
     lines: dict[tuple[str | int, ...], int] = {}
     problems: list[ConfigProblem] = []
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
-        data = None if node is None else loader.construct_document(node)
         if node is not None:
-            _walk(node, (), lines, problems, set())
-    except yaml.YAMLError as error:
+            _walk(node, (), lines, problems, set())  # first: constructing resolves `<<` in place
+        data = None if node is None else loader.construct_document(node)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, int(error.position)) + 1
+        raise ConfigError(str(path), [ConfigProblem("", line, f"is not YAML: {error.reason}")]) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         what = getattr(error, "problem", None) or str(error)
         raise ConfigError(
             str(path), [ConfigProblem("", None if mark is None else mark.line + 1, f"is not YAML: {what}")]
         ) from None
-    finally:
-        loader.dispose()
     if problems:
         raise ConfigError(str(path), problems)
     return data, lines

@@ -14,8 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-import structlog
-
+from banditroute import logs
 from banditroute._version import __version__
 from banditroute.config import resolved
 from banditroute.core.errors import (
@@ -30,6 +29,7 @@ from banditroute.core.errors import (
     StoreClosed,
     StoreError,
     StoreUnavailable,
+    UnknownCategory,
 )
 from banditroute.core.fold import FOLD_VERSION, INITIAL, MAX_WEIGHT, OVERRIDABLE, State, learn
 from banditroute.core.policy import draw, keyed_draw, reason
@@ -59,7 +59,7 @@ SLICE_S = 0.001
 IDLE_WAIT_S = 0.5
 CONFIG_WAIT_S = 30.0
 
-log_events = structlog.get_logger("banditroute.engine")
+log_events = logs.logger("banditroute.engine")
 
 
 class Engine:
@@ -127,7 +127,12 @@ class Engine:
         snapshot = self._snapshot
         if min_state_position > snapshot.state.position:
             snapshot = self._await_position(min_state_position, timeout_s or 0.0)
-        view = snapshot.view(query.category)
+        try:
+            view = snapshot.view(query.category)
+        except UnknownCategory:
+            if self._ready:
+                raise
+            raise StaleState("still starting: the log is not folded yet; try again") from None
         violations = check_query(query, view.settings)
         if violations:
             raise InvalidRequest(violations)
@@ -174,10 +179,12 @@ class Engine:
 
     def _await_position(self, position: int, timeout_s: float) -> Snapshot:
         with self._progress:
-            if not self._progress.wait_for(lambda: self._snapshot.state.position >= position or self._stop.is_set(), timeout_s):
-                at = self._snapshot.state.position
-                raise StaleState(f"the state is at position {at}, not yet at {position}: retry, or ask for less")
-        return self._snapshot
+            self._progress.wait_for(lambda: self._snapshot.state.position >= position or self._stop.is_set(), timeout_s)
+            snapshot = self._snapshot
+        if snapshot.state.position < position:
+            at = snapshot.state.position
+            raise StaleState(f"the state is at position {at}, not yet at {position}: retry, or ask for less")
+        return snapshot
 
     # --- taking feedback ---
 
@@ -191,6 +198,8 @@ class Engine:
             StoreClosed, StoreUnavailable: nothing was written.
         The future raises StoreError or FeedbackWindowOver.
         """
+        if not self._ready:
+            raise StoreUnavailable("still starting: the log is not folded yet; try again")
         token = self.signer.verify(report.decision_id)
         state = self._snapshot.state
         expire_us = token.time_ms * 1000 + state.settings.feedback_window_us
@@ -214,6 +223,7 @@ class Engine:
         settings = state.settings.categories.get(token.category)
         live = settings.models if settings else ()
         answer: Future[FeedbackReceipt] = Future()
+        answer.set_running_or_notify_cancel()  # it is on its way to the disk: too late to cancel
 
         def settle(done: Future[FeedbackReceipt]) -> None:
             error = done.exception()
@@ -231,13 +241,15 @@ class Engine:
     def _begin(self, shared: Mapping[str, Any] | None) -> None:
         """From the newest checkpoint to the end of the log, then to the configuration given."""
         checkpoint = self._log.newest_checkpoint(FOLD_VERSION)
-        if checkpoint is not None:
+        if checkpoint is not None and checkpoint.position > self._snapshot.state.position:
             self._publish(decode(checkpoint.body))
             self._checkpointed = checkpoint.position
         self.catch_up()
         if shared is not None:
             self._adopt(shared)
-        self._ready = True
+        with self._progress:
+            self._ready = True
+            self._progress.notify_all()
 
     def _follow(self, shared: Mapping[str, Any] | None) -> None:
         """The folding thread."""
@@ -249,6 +261,9 @@ class Engine:
                         log_events.info("ready", state_position=self._snapshot.state.position)
                     if self._log.wait(self._snapshot.state.position, IDLE_WAIT_S):
                         self.catch_up()
+                    elif not self._store_ok:  # nobody may be sending feedback that would show it
+                        self._log.save_checkpoint(checkpoint_of(self._snapshot.state))
+                        self._store_ok = True
                 except StoreClosed:
                     return
                 except StoreError as error:
@@ -256,11 +271,13 @@ class Engine:
                     log_events.warning("log cannot be read; trying again", error=str(error))
                     self._stop.wait(IDLE_WAIT_S)
         except FoldHalted as error:
-            self._halted = error
             log_events.critical("folding stopped; routing goes on from the last state", error=str(error))
         except Exception as error:
             self._failed = error
             log_events.exception("folding failed; routing goes on from the last state")
+        finally:
+            with self._progress:
+                self._progress.notify_all()
 
     def catch_up(self) -> None:
         """Folds everything durable that is not folded yet, publishing at least every millisecond.
@@ -280,23 +297,37 @@ class Engine:
         state = self._snapshot.state
         transitions: list[Transition] = []
         until = time.perf_counter() + SLICE_S
-        for event in events:
-            state, found = learn(state, event)
-            transitions.extend(found)
-            if time.perf_counter() > until:
-                self._publish(state)
-                until = time.perf_counter() + SLICE_S
-        if transitions:
-            log_events.warning("events were skipped", count=len(transitions), first=transitions[0].body)
-            self._log.record_transitions(transitions)
-        self._publish(state)
+        try:
+            for event in events:
+                state, found = learn(state, event)
+                transitions.extend(found)
+                if not transitions and time.perf_counter() > until:
+                    self._publish(state)
+                    until = time.perf_counter() + SLICE_S
+        except FoldHalted as error:
+            self._halted = error
+            raise
+        finally:
+            if transitions:  # before the state that has seen them: folded again, they are the same
+                log_events.warning("events were skipped", count=len(transitions), first=transitions[0].body)
+                self._log.record_transitions(transitions)
+            self._publish(state)
         if state.position - self._checkpointed >= self._checkpoint_every:
-            self._checkpoint(state)
+            self._try_checkpoint(state)
 
     def _publish(self, state: State) -> None:
         with self._progress:
             self._snapshot = Snapshot(state, self._snapshot)
             self._progress.notify_all()
+
+    def _try_checkpoint(self, state: State) -> None:
+        """A checkpoint saves time at the next start; folding does not depend on it."""
+        try:
+            self._checkpoint(state)
+        except StoreUnavailable as error:
+            self._store_ok = False
+            self._checkpointed = state.position  # not at every slice from now on
+            log_events.warning("no checkpoint was saved", error=str(error))
 
     def _checkpoint(self, state: State) -> None:
         self._log.save_checkpoint(checkpoint_of(state))
@@ -426,7 +457,8 @@ class Engine:
     def wait_ready(self, timeout_s: float) -> bool:
         """Waits until the log is folded and the configuration adopted."""
         with self._progress:
-            return self._progress.wait_for(lambda: self._ready or self._stop.is_set(), timeout_s) and self._ready
+            self._progress.wait_for(lambda: self._ready or self._stop.is_set() or bool(self._halted or self._failed), timeout_s)
+            return self._ready
 
     def close(self) -> None:
         """Stops folding, saves a checkpoint, and lets go of sink and log. Idempotent."""

@@ -28,7 +28,7 @@ class Snapshot:
             held = state.categories
             self._views = {
                 name: entry
-                for name, entry in forerunner._views.items()
+                for name, entry in forerunner._views.copy().items()  # route may be adding one right now
                 if held.get(name) is entry[0] and entry[1].settings.half_life_us is None
             }
 

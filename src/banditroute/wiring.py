@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from banditroute.config import Config, LocalConfig
-from banditroute.core.errors import ConfigError, ConfigProblem, StoreKeyMismatch
+from banditroute.core.errors import ConfigError, ConfigProblem, StoreKeyMismatch, StoreUnavailable
 from banditroute.engine import Engine
 from banditroute.log.base import EventLog
 from banditroute.log.memory import MemoryLog
@@ -102,6 +102,7 @@ def load_keys(local: LocalConfig, directory: Path, *, fresh: bool) -> list[Signi
     Raises:
         ConfigError: the file is wrong.
         StoreKeyMismatch: a log exists but its keys are gone.
+        StoreUnavailable: keys cannot be written.
     """
     if local.signing_keys_file:
         return read_keys(local.folder / local.signing_keys_file)
@@ -111,11 +112,16 @@ def load_keys(local: LocalConfig, directory: Path, *, fresh: bool) -> list[Signi
     if not fresh:
         raise StoreKeyMismatch(f"{path} is gone, and the decisions of this log were signed with it: restore it from a backup")
     key = new_key("k1", random.SystemRandom())
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w") as file:
-        json.dump({"keys": [{"id": key.id, "secret": key.secret.hex()}]}, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
+    draft = path.with_suffix(".tmp")  # a full disk or a crash leaves no half-written keys behind
+    try:
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w") as file:
+            json.dump({"keys": [{"id": key.id, "secret": key.secret.hex()}]}, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        raise StoreUnavailable(f"{path} cannot be written: {error.strerror}") from error
     return [key]
 
 

@@ -20,7 +20,6 @@ _OPTIONS = (
     # One connection each: connections, not calls, are spread over servers.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
 
@@ -130,11 +129,11 @@ async def asend(method: Callable[..., Awaitable[_A]], request: object, call: Att
 
 def channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
     if credentials is None:
-        return grpc.insecurechannel(address, options=_OPTIONS)
-    return grpc.securechannel(address, credentials, options=_OPTIONS)
+        return grpc.insecure_channel(address, options=_OPTIONS)
+    return grpc.secure_channel(address, credentials, options=_OPTIONS)
 
 
-def aiochannel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+def aio_channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
     if credentials is None:
-        return grpc.aio.insecurechannel(address, options=_OPTIONS)
-    return grpc.aio.securechannel(address, credentials, options=_OPTIONS)
+        return grpc.aio.insecure_channel(address, options=_OPTIONS)
+    return grpc.aio.secure_channel(address, credentials, options=_OPTIONS)

@@ -84,7 +84,7 @@ class AsyncClient:
         credentials: grpc.ChannelCredentials | None = None,
         max_attempts: int = 4,
     ) -> None:
-        self._channels = [aiochannel(address, credentials) for _ in range(channels)]
+        self._channels = [aio_channel(address, credentials) for _ in range(channels)]
         self._stubs = itertools.cycle([router_pb2_grpc.RouterServiceStub(each) for each in self._channels])
         self._timeout_s = timeout_s
         self._max_attempts = max_attempts

@@ -17,13 +17,15 @@ from banditroute.core.numerics import exp2, pack, packed_size, unpack
 from banditroute.core.settings import CategorySettings, Feature, ModelSettings, number
 from banditroute.core.types import ErrorKind
 
+MAX_STANDARD_SCORE = 10.0
 REBASE_HALF_LIVES = 64
 """The landmark follows in steps of so many half-lives, so that no weight exceeds 2^128 or so."""
 
 
 class Usage(NamedTuple):
     """Decayed sums over attempts that served. `computed_usd` is what the price table asked for the
-    attempts whose bill (`reported_usd`) is known."""
+    attempts whose bill (`reported_usd`) is known; bills for what it gives away are `unpriced_usd`, apart,
+    lest they raise the ratio once it has a price."""
 
     input_n: float = 0.0
     input_tokens: float = 0.0
@@ -34,6 +36,8 @@ class Usage(NamedTuple):
     reported_usd: float = 0.0
     latency_n: float = 0.0
     latency_s: float = 0.0
+    unpriced_n: float = 0.0
+    unpriced_usd: float = 0.0
 
 
 class Cell(NamedTuple):
@@ -146,7 +150,10 @@ def usage_of(attempt: Mapping[str, Any] | None, *, model: ModelSettings, decided
         latency_s=latency or 0.0,
     )
     if cost is not None and computed is not None:
-        usage = usage._replace(cost_n=1.0, computed_usd=computed, reported_usd=cost)
+        if computed > 0.0:
+            usage = usage._replace(cost_n=1.0, computed_usd=computed, reported_usd=cost)
+        else:
+            usage = usage._replace(unpriced_n=1.0, unpriced_usd=cost)
     return usage, False
 
 
@@ -159,8 +166,14 @@ def add_usage(cell: Cell, *, before: tuple[Usage, bool], after: tuple[Usage, boo
 
 
 def standardised(raw: Mapping[str, float], features: Sequence[Feature]) -> tuple[float, ...]:
-    """z = (1, (x - mean) / stddev ...); a feature that `raw` lacks counts as its mean."""
-    return (1.0, *[(raw[f.name] - f.mean) / f.stddev if f.name in raw else 0.0 for f in features])
+    """z = (1, (x - mean) / stddev ...); a feature that `raw` lacks counts as its mean.
+
+    Cut at +-MAX_STANDARD_SCORE: one value in a wrong unit would pin its slope for good.
+    """
+    if not features:
+        return (1.0,)
+    least, most = -MAX_STANDARD_SCORE, MAX_STANDARD_SCORE
+    return (1.0, *[min(most, max(least, (raw[f.name] - f.mean) / f.stddev)) if f.name in raw else 0.0 for f in features])
 
 
 def remapped(cell: Cell, old: Sequence[Feature], new: Sequence[Feature]) -> Cell:

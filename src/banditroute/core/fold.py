@@ -7,6 +7,7 @@ the journal and skipped, identically everywhere; it never raises. `append_time_u
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -144,6 +145,8 @@ def _configure(state: State, event: Event) -> State:
             factor = present_factor(state, held)
             cells = {model: scaled(cell, factor) for model, cell in cells.items()}
             landmark = ageing.place(ordinal=held.ordinal, time_us=state.append_time_us)
+        if not all(map(finite, cells.values())):
+            raise ValueError(f"the evidence of {name!r} would not be finite under these features")
         missing = {model: empty_cell(1 + len(wanted.features)) for model in wanted.models if model not in cells}
         categories[name] = CategoryState({**cells, **missing}, held.ordinal, landmark, wanted.features, ageing, event.position)
     return state._replace(
@@ -211,7 +214,7 @@ def _feedback(state: State, event: Event) -> State:
             cells[model] = add_reward(cells[model], z=z, before=old, after=reward, weight=weight, off_policy=model != drawn)
             touched.add(model)
     old_attempts = before.get("attempts", {})
-    for key, attempt in after["attempts"].items():
+    for key, attempt in sorted(after["attempts"].items()):
         model = key.split(SEPARATOR)[0]
         if model not in settings.models:
             outside = True
@@ -243,7 +246,7 @@ def _rebased(category: CategoryState, place: int) -> CategoryState:
     if half_life is None or place - category.landmark < REBASE_HALF_LIVES * half_life:
         return category
     steps = (place - category.landmark) // half_life
-    cells = {model: scaled(cell, 2.0 ** -min(steps, 1074)) for model, cell in category.cells.items()}
+    cells = {model: scaled(cell, math.ldexp(1.0, -min(steps, 1074))) for model, cell in category.cells.items()}
     return category._replace(cells=cells, landmark=category.landmark + steps * half_life)
 
 

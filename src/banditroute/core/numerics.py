@@ -60,15 +60,19 @@ def pack(full: Sequence[Sequence[float]]) -> tuple[float, ...]:
     return tuple(full[i][j] for i in range(len(full)) for j in range(i, len(full)))
 
 
-def solve_spd(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> tuple[list[float], list[list[float]]]:
+def solve_spd(
+    matrix: Sequence[Sequence[float]], right: Sequence[float], *, least: Sequence[float] | None = None
+) -> tuple[list[float], list[list[float]]]:
     """Solves A x = b for a symmetric positive definite A by Cholesky; returns x and A's inverse.
 
     Args:
         matrix: A, shape (d, d).
         right: b, shape (d,).
+        least: shape (d,), above 0, where A is diag(least) plus something positive semidefinite. No exact
+            pivot is below it then, so a computed one that is has been lost to rounding and is lifted.
 
     Raises:
-        ValueError: A is not positive definite.
+        ValueError: A is not positive definite; never with a `least`.
     """
     d = len(matrix)
     low = [[0.0] * d for _ in range(d)]
@@ -79,6 +83,8 @@ def solve_spd(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> tupl
             for k in range(j):
                 total -= row_i[k] * row_j[k]
             if i == j:
+                if least is not None and total < least[i]:
+                    total = least[i]
                 if not total > 0.0:
                     raise ValueError("matrix is not positive definite")
                 low[i][i] = math.sqrt(total)

@@ -112,7 +112,7 @@ class View:
             into = use.input_tokens if query.input_tokens is None else query.input_tokens
             out = use.output_tokens if query.output_tokens is None else query.output_tokens
             computed = into * model.input_usd_per_token + out * model.output_usd_per_token
-            cost = computed * use.cost_ratio + use.unpriced_usd
+            cost = computed * use.cost_ratio if computed > 0.0 else use.unpriced_usd
             mean, stddev = self.quality(arm, z)
             worth = self.utility(mean, cost, use.latency_s)
             why = exclusion(model, query, input_tokens=into, output_tokens=out, expected_cost_usd=cost)

@@ -19,11 +19,12 @@ from banditroute.core.evidence import Cell
 from banditroute.core.numerics import solve_spd, unpack
 from banditroute.core.settings import CategorySettings, Prior
 
-START_MEAN, START_VARIANCE = 0.5, 0.25**2
+START_MEAN, START_VARIANCE = 0.5, 0.0625
 START_NOISE = 0.06
-START_SPREAD = 0.1**2
-MIN_NOISE, MIN_SPREAD, MAX_SPREAD = 0.01**2, 0.03**2, 0.3**2
-RIDGE = 0.05**2
+START_SPREAD = 0.01
+MIN_NOISE, MAX_NOISE = 0.0001, 0.25  # values in [0, 1] cannot vary more (Popoviciu)
+MIN_SPREAD, MAX_SPREAD = 0.0009, 0.09
+RIDGE = 0.0025
 NOISE_WEIGHT, POOLED_NOISE_WEIGHT, SPREAD_WEIGHT = 6.0, 3.0, 4.0
 TOKEN_WEIGHT, COST_WEIGHT, LATENCY_WEIGHT = 4.0, 10.0, 4.0
 """Pseudo-observations that pull an arm's learned tokens, cost ratio and latency to its prior's."""
@@ -75,6 +76,15 @@ class Sight(NamedTuple):
     def squares(self) -> float:
         """Sum of squares about the mean, left after forgetting."""
         return max(0.0, self.factor * (self.cell.square - self.cell.moment[0] * self.mean))
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom in `squares`: sum w - sum w^2 / sum w, with all weights taken as equal.
+
+        Exact for equal weights that do not age; too large by at most 1/2 for long-aged weights of 1.
+        """
+        count = self.cell.feedback_count
+        return self.size * (1.0 - 1.0 / count) if count > 1 else 0.0
 
 
 _SEEN = 1e-6
@@ -138,26 +148,32 @@ def refresh_variances(pool: Pool, sights: Sequence[Sight]) -> Pool:
     """The pool with noise per model and the spread between categories refitted; means as they are."""
     groups = _by_model(sights)
     squares = {model: math.fsum(sight.squares for sight in cells) for model, cells in groups.items()}
-    freedom = {model: math.fsum(max(0.0, sight.size - 1.0) for sight in cells) for model, cells in groups.items()}
+    freedom = {model: math.fsum(sight.freedom for sight in cells) for model, cells in groups.items()}
     common = (math.fsum(squares.values()) + POOLED_NOISE_WEIGHT * START_NOISE) / (
         math.fsum(freedom.values()) + POOLED_NOISE_WEIGHT
     )
-    common = max(MIN_NOISE, common)
+    common = _clipped(common, MIN_NOISE, MAX_NOISE)
     noises = {
-        model: max(MIN_NOISE, (squares[model] + NOISE_WEIGHT * common) / (freedom[model] + NOISE_WEIGHT)) for model in groups
+        model: _clipped((squares[model] + NOISE_WEIGHT * common) / (freedom[model] + NOISE_WEIGHT), MIN_NOISE, MAX_NOISE)
+        for model in groups
     }
     excess = scale = spent = 0.0
     for model, cells in groups.items():
         weights = [sight.size / noises[model] for sight in cells]
         total = math.fsum(weights)
         mean = math.fsum(w * sight.mean for w, sight in zip(weights, cells, strict=True)) / total
-        excess += math.fsum(w * (sight.mean - mean) ** 2 for w, sight in zip(weights, cells, strict=True)) - (len(cells) - 1)
+        gaps = [sight.mean - mean for sight in cells]
+        excess += math.fsum(w * gap * gap for w, gap in zip(weights, gaps, strict=True)) - (len(cells) - 1)
         scale += total - math.fsum(w * w for w in weights) / total
         spent += len(cells) - 1
-    found = min(MAX_SPREAD, max(MIN_SPREAD, excess / scale)) if spent and scale > 0.0 else START_SPREAD
+    found = _clipped(excess / scale, MIN_SPREAD, MAX_SPREAD) if spent and scale > 0.0 else START_SPREAD
     spread = (SPREAD_WEIGHT * START_SPREAD + spent * found) / (SPREAD_WEIGHT + spent)
     models = {model: pool.of(model)._replace(noise=noise) for model, noise in noises.items()}
     return Pool({**pool.models, **models}, pool.newcomer._replace(noise=common), spread)
+
+
+def _clipped(value: float, low: float, high: float) -> float:
+    return min(high, max(low, value))
 
 
 def shrunk_ratio(*, reported: float, computed: float, count: float, prior: float) -> float:
@@ -202,9 +218,10 @@ def posterior(
     vector = [per_noise * x for x in cell.moment]
     matrix[0][0] += precision
     vector[0] += right
+    least = [precision] + [1.0 / RIDGE] * (dimension - 1)
     for i in range(1, dimension):
-        matrix[i][i] += 1.0 / RIDGE
-    mean, covariance = solve_spd(matrix, vector)
+        matrix[i][i] += least[i]
+    mean, covariance = solve_spd(matrix, vector, least=least)
     return Posterior(mean, covariance, size)
 
 
@@ -222,16 +239,15 @@ def consumption(cell: Cell, *, factor: float, settings: CategorySettings, pooled
     """Learned tokens, cost ratio (reported to computed) and latency of one arm.
 
     Tokens start from the prior's or the category's expectation, the ratio from the model's over all
-    categories. A model without prices costs what its bills say (`unpriced_usd`).
+    categories. What the price table says costs nothing costs what its bills say (`unpriced_usd`).
     """
     usage = cell.usage
     tokens_in = settings.expected_input_tokens if prior is None or prior.input_tokens is None else prior.input_tokens
     tokens_out = settings.expected_output_tokens if prior is None or prior.output_tokens is None else prior.output_tokens
     latency = pooled.latency_s
-    if usage.latency_n > _SEEN:
+    if factor * usage.latency_n > _SEEN:
         pull = 0.0 if latency is None else LATENCY_WEIGHT
         latency = (factor * usage.latency_s + pull * (latency or 0.0)) / (factor * usage.latency_n + pull)
-    billed = usage.cost_n > _SEEN
     return Consumption(
         input_tokens=(factor * usage.input_tokens + TOKEN_WEIGHT * tokens_in) / (factor * usage.input_n + TOKEN_WEIGHT),
         output_tokens=(factor * usage.output_tokens + TOKEN_WEIGHT * tokens_out) / (factor * usage.output_n + TOKEN_WEIGHT),
@@ -241,6 +257,6 @@ def consumption(cell: Cell, *, factor: float, settings: CategorySettings, pooled
             count=factor * usage.cost_n,
             prior=pooled.cost_ratio,
         ),
-        unpriced_usd=usage.reported_usd / usage.cost_n if billed and usage.computed_usd <= 0.0 else 0.0,
+        unpriced_usd=usage.unpriced_usd / usage.unpriced_n if usage.unpriced_n > _SEEN else 0.0,
         latency_s=latency,
     )

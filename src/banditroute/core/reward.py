@@ -123,7 +123,7 @@ def fuse(signals: Mapping[str, Sequence[Any]], kind_weights: Mapping[str, float]
         ValueError, KeyError, TypeError: this is no record.
     """
     totals: dict[str, tuple[float, float]] = {}
-    for key, (value, weight, _) in signals.items():
+    for key, (value, weight, _) in sorted(signals.items()):  # in one order, so that sums round the same
         model, kind, _ = key.split(SEPARATOR)
         if not (0.0 <= value <= 1.0 and 0.0 < weight <= 10.0):
             raise ValueError(f"signal out of range: {value!r}, {weight!r}")

@@ -17,6 +17,7 @@ CHAIN_BYTES = 16
 SKEW_US = 3600 * 10**6 + 5 * 60 * 10**6
 """Idempotency records outlive the feedback window by an hour and five minutes of clock skew."""
 
+KEPT_CHECKPOINTS = 3
 JOURNALLED = (EventKind.CONFIG, EventKind.OPERATOR)
 
 
@@ -97,7 +98,7 @@ class EventLog(abc.ABC):
 
     @abc.abstractmethod
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Keeps a checkpoint; only the newest few are kept."""
+        """Keeps a checkpoint; only the newest few that lie on this log are kept."""
 
     @abc.abstractmethod
     def newest_checkpoint(self, fold_version: int) -> Checkpoint | None:
@@ -113,7 +114,10 @@ class EventLog(abc.ABC):
 
     @abc.abstractmethod
     def trim(self, position: int) -> int:
-        """Removes events up to `position`, as far as a checkpoint lies at or behind it; says how many."""
+        """Removes events up to `position`, as far as they lie before the newest checkpoint; says how many.
+
+        That checkpoint's own event stays: it proves that the checkpoint lies on this log.
+        """
 
     @abc.abstractmethod
     def purge_records(self) -> int:

@@ -10,7 +10,17 @@ from typing import Any
 
 from banditroute.core.errors import FeedbackWindowOver, StoreClosed, StoreKeyMismatch, StoreUnavailable
 from banditroute.core.types import Event, EventKind, FeedbackReceipt, JournalRow, Transition
-from banditroute.log.base import JOURNALLED, SKEW_US, Checkpoint, EventLog, FeedbackAppend, Tip, made_event, merged_feedback
+from banditroute.log.base import (
+    JOURNALLED,
+    KEPT_CHECKPOINTS,
+    SKEW_US,
+    Checkpoint,
+    EventLog,
+    FeedbackAppend,
+    Tip,
+    made_event,
+    merged_feedback,
+)
 
 
 class MemoryLog(EventLog):
@@ -65,13 +75,13 @@ class MemoryLog(EventLog):
                 future.set_exception(FeedbackWindowOver("the decision's feedback window is over"))
                 return future
             category = feedback.decision["category"]
-            _, record = self._records.get(feedback.key, (0, None))
+            held_until, record = self._records.get(feedback.key, (0, None))
             ordinal = self._ordinals.get(category, 0) + 1
             merged = merged_feedback(feedback, record, position=self._tip.position + 1, append_time_us=now, ordinal=ordinal)
             if merged.body is not None:
                 event, _ = made_event(self._tip, append_time_us=now, kind=EventKind.FEEDBACK, body=merged.body)
                 self._push(event)
-                self._records[feedback.key] = (feedback.expire_us + SKEW_US, merged.merge.record)
+                self._records[feedback.key] = (max(held_until, feedback.expire_us + SKEW_US), merged.merge.record)
                 if record is None:
                     self._ordinals[category] = ordinal
         future.set_result(merged.receipt())
@@ -102,7 +112,8 @@ class MemoryLog(EventLog):
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         with self._lock:
             self._open()
-            self._checkpoints = sorted([*self._checkpoints, checkpoint])[-3:]
+            kept = [c for c in self._checkpoints if c.position != checkpoint.position]
+            self._checkpoints = sorted(c for c in (*kept, checkpoint) if self._holds(c))[-KEPT_CHECKPOINTS:]
 
     def newest_checkpoint(self, fold_version: int) -> Checkpoint | None:
         with self._lock:
@@ -114,7 +125,7 @@ class MemoryLog(EventLog):
 
     def _holds(self, checkpoint: Checkpoint) -> bool:
         at = checkpoint.position - self._trimmed - 1
-        return at == -1 or (0 <= at < len(self._events) and self._events[at].chain == checkpoint.chain)
+        return 0 <= at < len(self._events) and self._events[at].chain == checkpoint.chain
 
     def record_transitions(self, transitions: Sequence[Transition]) -> None:
         with self._lock:
@@ -134,8 +145,8 @@ class MemoryLog(EventLog):
     def trim(self, position: int) -> int:
         with self._lock:
             self._open()
-            behind = max((c.position for c in self._checkpoints if self._holds(c)), default=0)
-            count = max(0, min(position, behind) - self._trimmed)
+            newest = max((c.position for c in self._checkpoints if self._holds(c)), default=1)
+            count = max(0, min(position, newest - 1) - self._trimmed)
             del self._events[:count]
             self._trimmed += count
             return count

@@ -10,9 +10,12 @@ import sqlite3
 import threading
 import time
 from collections import deque
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
+from banditroute.core.errors import StoreUnavailable
 from banditroute.core.types import Plan, Reason, RouteQuery
 
 SINK_FILE = "decisions.db"
@@ -40,6 +43,9 @@ class DecisionSink:
     Args:
         queue_rows: how many rows may wait.
         retention_s: how long rows are kept, in seconds.
+
+    Raises:
+        StoreUnavailable: the file cannot be opened; delete it to begin another.
     """
 
     def __init__(self, directory: Path, *, queue_rows: int, retention_s: float) -> None:
@@ -51,10 +57,16 @@ class DecisionSink:
         self._writing = threading.Lock()
         self._purged = 0.0
         self.dropped = 0
-        self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.execute(_SCHEMA)
+        with ExitStack() as undo:
+            try:
+                self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+                undo.callback(self._db.close)
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=NORMAL")
+                self._db.execute(_SCHEMA)
+            except sqlite3.Error as error:
+                raise StoreUnavailable(f"{self._path} cannot be used: {error}") from error
+            undo.pop_all()
         self._thread = threading.Thread(target=self._run, name="banditroute-sink", daemon=True)
         self._thread.start()
 
@@ -76,10 +88,11 @@ class DecisionSink:
                 batch = [self._rows.popleft() for _ in range(min(BATCH_ROWS, len(self._rows)))]
                 try:
                     self._write(batch)
-                except sqlite3.Error:
+                except Exception:
                     self.dropped += len(batch)
-                    if self._db.in_transaction:
-                        self._db.execute("ROLLBACK")
+                    with suppress(sqlite3.Error):
+                        if self._db.in_transaction:
+                            self._db.execute("ROLLBACK")
 
     def _write(self, batch: list[SinkRow]) -> None:
         texts: dict[int, str] = {}  # a plan often serves many decisions
@@ -119,15 +132,19 @@ CANDIDATE_FIELDS = ("model", "exclusion", "quality_mean", "quality_stddev", "exp
 
 
 def find_decision(directory: Path, decision: bytes) -> dict[str, Any] | None:
-    """A kept decision as JSON data: reason, request, candidates; None where there is no such row."""
+    """A kept decision as JSON data: reason, request, candidates; None where there is no such row.
+
+    Raises:
+        StoreUnavailable: the file cannot be read.
+    """
     path = directory / SINK_FILE
     if not path.exists():
         return None
-    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
-        row = db.execute("SELECT reason, request, candidates FROM decisions WHERE decision = ?", (decision,)).fetchone()
-    finally:
-        db.close()
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
+            row = db.execute("SELECT reason, request, candidates FROM decisions WHERE decision = ?", (decision,)).fetchone()
+    except sqlite3.Error as error:
+        raise StoreUnavailable(f"{path} cannot be read now: {error}") from error
     if row is None:
         return None
     candidates = [dict(zip(CANDIDATE_FIELDS, values, strict=True)) for values in json.loads(row[2])]

@@ -17,20 +17,38 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
-from banditroute.core.errors import FeedbackWindowOver, StoreClosed, StoreInUse, StoreKeyMismatch, StoreTooNew, StoreUnavailable
+from banditroute.core.errors import (
+    FeedbackWindowOver,
+    StoreClosed,
+    StoreError,
+    StoreInUse,
+    StoreKeyMismatch,
+    StoreTooNew,
+    StoreUnavailable,
+)
 from banditroute.core.settings import canonical_json
 from banditroute.core.types import Event, EventKind, FeedbackReceipt, JournalRow, Transition
-from banditroute.log.base import JOURNALLED, SKEW_US, Checkpoint, EventLog, FeedbackAppend, Tip, made_event, merged_feedback
+from banditroute.log.base import (
+    JOURNALLED,
+    KEPT_CHECKPOINTS,
+    SKEW_US,
+    Checkpoint,
+    EventLog,
+    FeedbackAppend,
+    Tip,
+    made_event,
+    merged_feedback,
+)
 
 FORMAT_VERSION = 1
 LOG_FILE, LOCK_FILE = "log.db", "lock"
 GROUP_SIZE = 512
 RECENT_EVENTS = 8192
-KEPT_CHECKPOINTS = 3
 
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -44,6 +62,10 @@ CREATE TABLE journal (epoch INTEGER, position INTEGER, idx INTEGER, append_time_
 CREATE TABLE checkpoints (position INTEGER PRIMARY KEY, chain BLOB NOT NULL, fold_version INTEGER NOT NULL,
                           digest TEXT NOT NULL, body BLOB NOT NULL);
 """
+
+_KEEP_RECORD = """INSERT INTO records VALUES (?, ?, ?) ON CONFLICT (decision)
+                  DO UPDATE SET expire_us = max(expire_us, excluded.expire_us), body = excluded.body"""
+_ON_LOG = "checkpoints.chain = (SELECT chain FROM events WHERE events.position = checkpoints.position)"
 
 
 class _Work(NamedTuple):
@@ -74,13 +96,8 @@ def _store_errors() -> Iterator[None]:
 
 
 def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        f"file:{path}?mode={'ro' if read_only else 'rwc'}", uri=True, isolation_level=None, check_same_thread=False, timeout=10.0
-    )
-    if not read_only:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-    return connection
+    uri = f"file:{quote(str(path))}?mode={'ro' if read_only else 'rwc'}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=10.0)
 
 
 class SqliteLog(EventLog):
@@ -99,19 +116,17 @@ class SqliteLog(EventLog):
         self._closed = False
         self._lock_file: int | None = None
         path = directory / LOG_FILE
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._disown)
             if not read_only:
-                directory.mkdir(parents=True, exist_ok=True)
                 self._own(directory)
             elif not path.exists():
                 raise StoreUnavailable(f"no log in {directory}: nothing was served from there yet")
             with _store_errors():
-                self._writer = _connect(path, read_only=read_only)
-                self._reader = _connect(path, read_only=True)
+                self._writer = undo.enter_context(closing(_connect(path, read_only=read_only)))
                 self._prepare(path)
-        except BaseException:
-            self._disown()
-            raise
+                self._reader = undo.enter_context(closing(_connect(path, read_only=True)))
+            undo.pop_all()
         self._reading = threading.Lock()
         self._recent: deque[Event] = deque(maxlen=RECENT_EVENTS)
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
@@ -122,17 +137,21 @@ class SqliteLog(EventLog):
     # --- opening and closing ---
 
     def _own(self, directory: Path) -> None:
-        self._lock_file = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._lock_file = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            os.truncate(self._lock_file, 0)
+            os.write(self._lock_file, str(os.getpid()).encode())
+        except BlockingIOError:
+            assert self._lock_file is not None
             holder = os.read(self._lock_file, 32).decode(errors="replace").strip()
             raise StoreInUse(
                 f"state directory {directory} is in use by another process{f' (pid {holder})' if holder else ''}: "
                 "stop it, or give this one another `store`"
             ) from None
-        os.truncate(self._lock_file, 0)
-        os.write(self._lock_file, str(os.getpid()).encode())
+        except OSError as error:
+            raise StoreUnavailable(f"state directory {directory} cannot be used: {error.strerror}") from error
 
     def _disown(self) -> None:
         if self._lock_file is not None:
@@ -141,12 +160,15 @@ class SqliteLog(EventLog):
 
     def _prepare(self, path: Path) -> None:
         db = self._writer
+        db.execute("PRAGMA synchronous=FULL")
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version > FORMAT_VERSION:
             raise StoreTooNew(f"{path} has format {version}, this banditroute knows up to {FORMAT_VERSION}: upgrade banditroute")
+        if version == 0 and self._read_only:
+            raise StoreUnavailable(f"{path} is empty: nothing was served from there yet")
+        if not self._read_only:
+            db.execute("PRAGMA journal_mode=WAL")
         if version == 0:
-            if self._read_only:
-                raise StoreUnavailable(f"{path} is empty: nothing was served from there yet")
             db.execute("BEGIN IMMEDIATE")
             for statement in _SCHEMA.split(";\n"):
                 if statement.strip():
@@ -157,8 +179,6 @@ class SqliteLog(EventLog):
         meta = dict(db.execute("SELECT name, value FROM meta"))
         self.log_id, self.epoch = meta["log_id"], int(meta["epoch"])
         row = db.execute("SELECT position, chain, append_time_us FROM events ORDER BY position DESC LIMIT 1").fetchone()
-        if row is None:  # everything may have been trimmed behind a checkpoint
-            row = db.execute("SELECT position, chain, 0 FROM checkpoints ORDER BY position DESC LIMIT 1").fetchone()
         self._tip = Tip(row[0], row[1]) if row else Tip(0, b"")
         self._time_us: int = row[2] if row else 0
         self._ordinals: dict[str, int] = dict(db.execute("SELECT category, count FROM ordinals"))
@@ -181,6 +201,7 @@ class SqliteLog(EventLog):
         if self._read_only:
             raise StoreUnavailable("the log was opened read-only")
         future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()  # what is on its way to the disk cannot be called back
         with self._changed:
             if self._closed:
                 raise StoreClosed("the log is closed")
@@ -200,9 +221,9 @@ class SqliteLog(EventLog):
 
     def _commit(self, works: Sequence[_Work]) -> None:
         """One transaction for all of `works`: each succeeds or fails on its own, the disk fails all."""
-        batch = _Batch(self._tip, self._time_us, int(self._clock() * 1e6))
         outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
         try:
+            batch = _Batch(self._tip, self._time_us, int(self._clock() * 1e6))
             with _store_errors():
                 self._writer.execute("BEGIN IMMEDIATE")
                 for work in works:
@@ -213,8 +234,11 @@ class SqliteLog(EventLog):
                 self._writer.executemany("INSERT OR REPLACE INTO ordinals VALUES (?, ?)", batch.ordinals.items())
                 self._writer.execute("COMMIT")
         except Exception as error:
-            if self._writer.in_transaction:
-                self._writer.execute("ROLLBACK")
+            self._roll_back()
+            if len(works) > 1 and not isinstance(error, StoreError):  # one of them cannot be written: find it
+                for work in works:
+                    self._commit([work])
+                return
             outcomes = [(work.future, None, error) for work in works]
         else:
             with self._changed:
@@ -227,6 +251,11 @@ class SqliteLog(EventLog):
                 future.set_result(result)
             else:
                 future.set_exception(failure)
+
+    def _roll_back(self) -> None:
+        with suppress(sqlite3.Error):
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
 
     def _push(self, batch: _Batch, kind: EventKind, body: Mapping[str, Any]) -> Event:
         event, raw = made_event(batch.tip, append_time_us=batch.time_us, kind=kind, body=body)
@@ -261,7 +290,7 @@ class SqliteLog(EventLog):
             if merged.body is not None:
                 self._push(batch, EventKind.FEEDBACK, merged.body)
                 kept = (feedback.key, feedback.expire_us + SKEW_US, canonical_json(merged.merge.record))
-                self._writer.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", kept)
+                self._writer.execute(_KEEP_RECORD, kept)
                 if record is None:
                     batch.ordinals[category] = ordinal
             return merged.receipt()
@@ -284,8 +313,9 @@ class SqliteLog(EventLog):
             if self._recent and self._recent[0].position <= after + 1:
                 start = after + 1 - self._recent[0].position
                 return [self._recent[i] for i in range(start, min(start + limit, len(self._recent)))]
+        end = self.tip().position  # before the query: what is appended meanwhile is no gap
         rows = self._query("SELECT * FROM events WHERE position > ? ORDER BY position LIMIT ?", (after, limit))
-        if (rows and rows[0][0] != after + 1) or (not rows and self.tip().position > after):
+        if (rows and rows[0][0] != after + 1) or (not rows and limit > 0 and end > after):
             raise StoreUnavailable(f"events behind {after} were trimmed: start from a checkpoint")
         return [Event(p, time, kind, version, json.loads(body), chain) for p, time, kind, version, body, chain in rows]
 
@@ -310,19 +340,14 @@ class SqliteLog(EventLog):
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         def run(_: _Batch) -> None:
             self._writer.execute("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?)", checkpoint)
-            self._writer.execute(
-                "DELETE FROM checkpoints WHERE position NOT IN (SELECT position FROM checkpoints ORDER BY position DESC LIMIT ?)",
-                (KEPT_CHECKPOINTS,),
-            )
+            kept = f"SELECT position FROM checkpoints WHERE {_ON_LOG} ORDER BY position DESC LIMIT ?"  # noqa: S608
+            self._writer.execute(f"DELETE FROM checkpoints WHERE position NOT IN ({kept})", (KEPT_CHECKPOINTS,))  # noqa: S608
 
         self._submit(run).result()
 
-    _ON_LOG = """(checkpoints.chain = (SELECT chain FROM events WHERE events.position = checkpoints.position)
-                  OR NOT EXISTS (SELECT 1 FROM events WHERE events.position <= checkpoints.position))"""
-
     def newest_checkpoint(self, fold_version: int) -> Checkpoint | None:
         rows = self._query(
-            f"SELECT * FROM checkpoints WHERE fold_version = ? AND {self._ON_LOG} ORDER BY position DESC LIMIT 1",  # noqa: S608
+            f"SELECT * FROM checkpoints WHERE fold_version = ? AND {_ON_LOG} ORDER BY position DESC LIMIT 1",  # noqa: S608
             (fold_version,),
         )
         return Checkpoint(*rows[0]) if rows else None
@@ -347,11 +372,14 @@ class SqliteLog(EventLog):
 
     def trim(self, position: int) -> int:
         def run(_: _Batch) -> int:
-            sql = f"SELECT max(position) FROM checkpoints WHERE {self._ON_LOG}"  # noqa: S608
-            (behind,) = self._writer.execute(sql).fetchone()
-            return self._writer.execute("DELETE FROM events WHERE position <= ?", (min(position, behind or 0),)).rowcount
+            sql = f"SELECT max(position) FROM checkpoints WHERE {_ON_LOG}"  # noqa: S608
+            (newest,) = self._writer.execute(sql).fetchone()
+            return self._writer.execute("DELETE FROM events WHERE position <= ?", (min(position, (newest or 1) - 1),)).rowcount
 
         count: int = self._submit(run).result()
+        if count:
+            with self._changed:
+                self._recent.clear()  # what was trimmed must not be read any more
         return count
 
     def purge_records(self) -> int:

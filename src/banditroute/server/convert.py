@@ -23,6 +23,7 @@ from banditroute.core.types import (
     Signal,
     SignalKind,
 )
+from banditroute.core.validate import check_report
 from banditroute.v1 import router_pb2 as pb
 
 MAX_BATCH = 100
@@ -97,17 +98,26 @@ def decode_feedback(request: pb.FeedbackRequest) -> FeedbackReport:
     bad: list[FieldViolation] = []
     report = FeedbackReport(
         decision_id=request.decision_id,
-        signals=tuple(_decode_signal(signal, f"signals[{i}]", bad) for i, signal in enumerate(request.signals)),
-        attempts=tuple(_decode_attempt(attempt, f"attempts[{i}]", bad) for i, attempt in enumerate(request.attempts)),
+        signals=tuple([_decode_signal(signal, f"signals[{i}]", bad) for i, signal in enumerate(request.signals)]),
+        attempts=tuple([_decode_attempt(attempt, f"attempts[{i}]", bad) for i, attempt in enumerate(request.attempts)]),
         observe_time=_unix_s(request.observe_time, "observe_time", bad) if request.HasField("observe_time") else None,
     )
     if bad:
-        raise InvalidRequest(bad)
+        raise InvalidRequest([*bad, *_also_wrong(report, bad)])
     return report
+
+
+def _also_wrong(report: FeedbackReport, bad: list[FieldViolation]) -> list[FieldViolation]:
+    """What the engine would find too, but for the models it knows, so that all is told at once."""
+    models = {signal.model for signal in report.signals} | {attempt.model for attempt in report.attempts}
+    told = [violation.field for violation in bad]
+    found = check_report(report, drawn="", known_models=models)
+    return [v for v in found if not any(field == v.field or field.startswith(f"{v.field}.") for field in told)]
 
 
 def _decode_signal(signal: pb.Signal, path: str, bad: list[FieldViolation]) -> Signal:
     kind = signal.WhichOneof("kind")
+    weight = signal.weight if signal.HasField("weight") else 1.0
     if kind == "rating":
         value = _decode_rating(signal.rating, f"{path}.rating", bad)
     elif kind == "eval_score":
@@ -118,8 +128,8 @@ def _decode_signal(signal: pb.Signal, path: str, bad: list[FieldViolation]) -> S
         value = float(not signal.retried)
     else:
         bad.append(FieldViolation(f"{path}.kind", "set one of rating, eval_score, accepted, retried"))
-        kind, value = "eval_score", 0.0
-    weight = signal.weight if signal.HasField("weight") else 1.0
+        # A stand-in with a key of its own, so that the checks that follow find nothing wrong with it.
+        return Signal(SignalKind.EVAL_SCORE, 0.0, signal.source, weight, f"{path}.model")
     return Signal(SignalKind(kind), value, signal.source, weight, signal.model)
 
 
@@ -164,19 +174,22 @@ def _decode_attempt(attempt: pb.Attempt, path: str, bad: list[FieldViolation]) -
     )
 
 
-def _unix_s(time: Timestamp, path: str, bad: list[FieldViolation]) -> float:
+def _unix_s(time: Timestamp, path: str, bad: list[FieldViolation]) -> float | None:
     if not (_MIN_TIMESTAMP_S <= time.seconds <= _MAX_TIMESTAMP_S and 0 <= time.nanos < _NANOS):
         bad.append(FieldViolation(path, "is not a valid Timestamp: years 1 to 9999, nanos 0 to 999999999"))
+        return None
     return time.seconds + time.nanos / _NANOS
 
 
-def _span_s(span: Duration, path: str, bad: list[FieldViolation]) -> float:
+def _span_s(span: Duration, path: str, bad: list[FieldViolation]) -> float | None:
     seconds, nanos = span.seconds, span.nanos
     if abs(seconds) > _MAX_DURATION_S or abs(nanos) >= _NANOS or seconds * nanos < 0:
         bad.append(FieldViolation(path, "is not a valid Duration"))
     elif seconds < 0 or nanos < 0:
         bad.append(FieldViolation(path, "must not be negative"))
-    return seconds + nanos / _NANOS
+    else:
+        return seconds + nanos / _NANOS
+    return None
 
 
 def encode_receipt(receipt: FeedbackReceipt) -> pb.FeedbackResponse:

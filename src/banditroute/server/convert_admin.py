@@ -158,9 +158,9 @@ def summarise(row: JournalRow) -> str:
     """One plain sentence about a line of the journal. Total: an unknown kind or a missing part gives a vaguer one."""
     body = row.body
     if row.kind == "config":
-        return (
-            f"Configuration {str(body.get('fingerprint', 'unknown'))[:12]} took effect as revision {body.get('revision', '?')}."
-        )
+        fingerprint, replaced = str(body.get("fingerprint", "unknown")), body.get("replaces")
+        replacing = f", replacing revision {replaced}" if replaced else ""
+        return f"Configuration {fingerprint[:12]} took effect as revision {row.position}{replacing}."
     if row.kind == "event_skipped":
         return f"The event at position {row.position} was skipped: {body.get('reason', 'no reason given')}."
     if row.kind == "operator" and body.get("action") == "set_weights":

@@ -2,26 +2,51 @@
 
 from __future__ import annotations
 
+import functools
 import threading
+from collections.abc import Callable
 
-import structlog
+import grpc
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import HealthServicer
 
+from banditroute import logs
 from banditroute.server.port import EnginePort
 
 ROUTER_SERVICE = "banditroute.v1.RouterService"
 COMPONENTS = ("log", "fold")
 POLL_S = 0.25
 
-log = structlog.get_logger("banditroute.server")
+log = logs.logger("banditroute.server")
+
+
+class EndableHealth(HealthServicer):
+    """Health whose Watch streams can be ended: else each would hold a stopping server for its whole grace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watches: dict[grpc.ServicerContext, Callable[[None], object]] = {}
+
+    def Watch(  # type: ignore[override]  # noqa: N802 - as the health service has it
+        self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext, send_response_callback: Callable[..., object]
+    ) -> None:
+        self._watches[context] = send_response_callback
+        context.add_callback(functools.partial(self._forget, context))
+        super().Watch(request, context, send_response_callback)
+
+    def _forget(self, context: grpc.ServicerContext) -> None:
+        self._watches.pop(context, None)
+
+    def end_watches(self) -> None:
+        for end in list(self._watches.values()):
+            end(None)
 
 
 class HealthWatcher:
     """Keeps `servicer` up to date from a thread of its own. NOT_SERVING until the engine has folded its log."""
 
     def __init__(self, engine: EnginePort) -> None:
-        self.servicer = HealthServicer()
+        self.servicer = EndableHealth()
         self._engine = engine
         self._ready = False
         self._shown: dict[str, bool] = {}

@@ -15,10 +15,10 @@ from types import FrameType
 from typing import Any
 
 import grpc
-import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from banditroute import logs
 from banditroute.core.errors import BanditrouteError
 from banditroute.server.admin import AdminService
 from banditroute.server.health import HealthWatcher
@@ -35,7 +35,7 @@ ADMIN_MESSAGE_BYTES = 4 * 1024 * 1024
 # Longer than Python's 5 ms would let a folding thread hold the interpreter while Route waits.
 SWITCH_INTERVAL_S = 0.0005
 
-log = structlog.get_logger("banditroute.server")
+log = logs.logger("banditroute.server")
 
 
 class ListenFailed(BanditrouteError):
@@ -96,8 +96,12 @@ class Server:
             if self._admin_listen is not None:
                 self.admin_port = self._start_admin(self._admin_listen)
         except ListenFailed:
+            # A server lets go of its port when it stops, and stops only once started.
             for server in self._servers:
-                server.stop(None).wait()
+                server.start()
+                server.stop(None)
+            self._servers.clear()
+            self.port = 0
             raise
         self._health.start()
         for server in self._servers:
@@ -113,6 +117,7 @@ class Server:
             if self._servers:
                 # For load balancers to see NOT_SERVING while calls still succeed.
                 time.sleep(self._settings.drain_s)
+            self._health.servicer.end_watches()
             for ended in [server.stop(self._settings.grace_s) for server in self._servers]:
                 ended.wait()
             self._engine.close()
@@ -157,11 +162,13 @@ class Server:
             health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
             reflection.enable_server_reflection((service, health, reflection.SERVICE_NAME), server)
         self._servers.append(server)
+        port = address.rpartition(":")[2]
+        if not (port.isascii() and port.isdigit() and int(port) < 65_536):  # gRPC takes 99999 for 34463, and none for 443
+            raise ListenFailed(f"cannot listen on {address!r}: not HOST:PORT with a port from 0 to 65535")
         try:
-            port = server.add_insecure_port(address)
+            return server.add_insecure_port(address)
         except RuntimeError as error:
             raise ListenFailed(f"cannot listen on {address!r}: in use, or not an address of this machine") from error
-        return port
 
 
 def serve_until_signalled(

@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import grpc
-import structlog
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from banditroute import logs
 from banditroute.core import errors
 
 DOMAIN = "banditroute"
@@ -30,7 +30,7 @@ TEXT_BYTES = 300
 
 _M = TypeVar("_M", bound=Message)
 
-log = structlog.get_logger("banditroute.server")
+log = logs.logger("banditroute.server")
 
 
 class NotConfirmed(errors.BanditrouteError):

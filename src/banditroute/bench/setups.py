@@ -1,0 +1,29 @@
+"""The configurations that benchmarks run on: priors put the arms where a case needs them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+CASES = ("cached", "two", "four")
+"""cached: equal requests; two: two of four arms contend; four: all four do. The last two vary their tokens."""
+
+_QUALITIES = {"cached": (0.8, 0.8, 0.8, 0.8), "two": (0.8, 0.8, 0.3, 0.3), "four": (0.8, 0.8, 0.8, 0.8)}
+
+
+def config(*, store: str) -> dict[str, Any]:
+    """A configuration with one category per case, four models each."""
+    models = {f"model-{i}": {"input_usd_per_mtok": 0.5 + 0.1 * i, "output_usd_per_mtok": 2.0} for i in range(4)}
+    size = {"cached": 25, "two": 400, "four": 25}
+    return {
+        "store": store, "decision_sink": {"enabled": not os.environ.get("NOSINK")},
+        "models": models,
+        "categories": {case: {"models": list(models), "cost_weight": 0.1} for case in CASES},
+        "priors": {
+            case: {
+                model: {"quality": quality, "effective_sample_size": size[case]}
+                for model, quality in zip(models, _QUALITIES[case], strict=True)
+            }
+            for case in CASES
+        },
+    }

@@ -1,0 +1,37 @@
+"""`banditroute bench`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from banditroute.cli.options import AsJson
+from banditroute.cli.output import console, print_json, table
+
+
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="Shorter runs, wider spread.")] = False,
+    only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only these; repeatable.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure this machine: ratios against ceilings taken in the same run."""
+    run = importlib.import_module("banditroute.bench").main  # its setups are nobody else's to load
+    found: Mapping[str, Any] = run(quick=quick, only=only or [])
+    if as_json:
+        print_json(found)
+    else:
+        console().print(table("", ["figure", ">value"], _flat(found)))
+
+
+def _flat(data: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from _flat(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(data, list | tuple):
+        for i, value in enumerate(data):
+            yield from _flat(value, f"{path}[{i}]")
+    else:
+        yield path, f"{data:.4g}" if isinstance(data, float) else str(data)

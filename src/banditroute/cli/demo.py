@@ -1,0 +1,41 @@
+"""`banditroute demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from banditroute.cli.errors import say
+from banditroute.cli.options import AsJson
+from banditroute.cli.output import console, print_json
+from banditroute.demo import run_demo
+from banditroute.demo.scenario import DEFAULT_ENVIRONMENT, find_source
+
+INTERRUPTED = 130
+
+
+def demo(
+    dataset: Annotated[Path | None, typer.Option(metavar="FILE", help="Play real rows: a .parquet or .csv data set.")] = None,
+    environment: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help=f"Play a calibrated environment.  [default: {DEFAULT_ENVIRONMENT}]"),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.5, max=3600, help="How long to play, in seconds.")] = 40.0,
+    threads: Annotated[int, typer.Option(min=1, max=32, help="Clients at once.")] = 4,
+    seed: Annotated[int | None, typer.Option(help="Of the requests; default: other ones each time.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Watch a real server learn which model is worth its price, in less than a minute."""
+    if dataset and environment:
+        raise typer.BadParameter("give --dataset or --environment, not both", param_hint="--dataset")
+    source = find_source(dataset or environment or DEFAULT_ENVIRONMENT)
+    report = run_demo(source, seconds=seconds, threads=threads, out=None if as_json else console(), seed=seed)
+    if report is None:
+        say("interrupted")
+        raise typer.Exit(INTERRUPTED)
+    if as_json:
+        print_json(report.to_json(source.name))
+    if report.interrupted:
+        raise typer.Exit(INTERRUPTED)

@@ -1,0 +1,122 @@
+"""`banditroute categories` and `banditroute events`: what was learned and what was changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from banditroute.cli.options import ADMIN_ADDRESS, AsJson, OptionalAdminAddress, OptionalConfig, address
+from banditroute.cli.output import console, message_data, percent, print_json, table, usd
+from banditroute.cli.stored import stored
+from banditroute.client import AdminClient
+from banditroute.config import load
+from banditroute.core.errors import UnknownCategory
+from banditroute.server.convert_admin import encode_category, encode_journal_row
+from banditroute.snapshot import Snapshot
+from banditroute.v1 import admin_pb2 as pb
+
+
+def categories(
+    name: Annotated[str | None, typer.Argument(help="Only this category.")] = None,
+    server: OptionalAdminAddress = None,
+    config: OptionalConfig = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is believed of each model in each category."""
+    _one_place(server, config)
+    found = _stored_categories(config, name) if config else _served_categories(server or ADMIN_ADDRESS, name)
+    if as_json:
+        print_json([message_data(category) for category in found])
+        return
+    out = console()
+    for i, category in enumerate(found):
+        if i:
+            out.print()
+        out.print(category_table(category))
+
+
+def _one_place(server: str | None, config: Path | None) -> None:
+    if server and config:
+        raise typer.BadParameter("give --server or --config, not both", param_hint="--config")
+    if server:
+        address(server, option="--server")
+
+
+def _served_categories(server: str, name: str | None) -> Sequence[pb.Category]:
+    with AdminClient(server) as client:
+        return client.list_categories() if name is None else [client.get_category(name)]
+
+
+def _stored_categories(config: Path, name: str | None) -> Sequence[pb.Category]:
+    with stored(load(config)) as found:
+        known = found.state.settings.categories
+        if name is not None and name not in known:
+            raise UnknownCategory(name, tuple(known))
+        snapshot = Snapshot(found.state, None)
+        return [encode_category(snapshot.report(each)) for each in (sorted(known) if name is None else [name])]
+
+
+def category_table(category: pb.Category) -> object:
+    """One category with its arms, most traffic first."""
+    set_by_hand = f", set by an operator: {', '.join(category.overridden_fields)}" if category.overridden_fields else ""
+    title = (
+        f"{category.name}  (cost weight {category.cost_weight:g} per {usd(category.cost_reference_usd)}, "
+        f"latency weight {category.latency_weight:g}{set_by_hand})"
+    )
+    return table(
+        title,
+        ["model", ">quality", ">expected cost", ">utility", ">share", ">n eff", ">feedbacks", ">errors"],
+        [
+            (
+                arm.model,
+                f"{arm.quality_mean:.3f} ± {arm.quality_stddev:.3f}",
+                usd(arm.expected_cost_usd),
+                f"{arm.utility_mean:.3f}",
+                percent(arm.share),
+                f"{arm.effective_sample_size:.1f}",
+                arm.feedback_count,
+                arm.error_count,
+            )
+            for arm in sorted(category.arms, key=lambda arm: -arm.share)
+        ],
+    )
+
+
+def events(
+    server: OptionalAdminAddress = None,
+    config: OptionalConfig = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """Show the journal: configurations, operators' changes and what the fold noted, newest first."""
+    _one_place(server, config)
+    if config:
+        with stored(load(config)) as found:
+            lines = [encode_journal_row(row) for row in found.log.journal(before=None, limit=limit)]
+    else:
+        with AdminClient(server or ADMIN_ADDRESS) as client:
+            lines = client.list_events(limit=limit)
+    if as_json:
+        print_json([message_data(line) for line in lines])
+        return
+    console().print(
+        table(
+            "",
+            ["time (UTC)", ">position", "kind", "what", "who", "why"],
+            [
+                (
+                    f"{line.append_time.ToDatetime(UTC):%Y-%m-%d %H:%M:%S}",
+                    line.position,
+                    line.kind,
+                    line.summary,
+                    line.actor,
+                    line.change_reason,
+                )
+                for line in lines
+            ],
+        )
+    )

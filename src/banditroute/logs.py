@@ -1,0 +1,43 @@
+"""Log lines: structured, through the standard library's logging, so that a host application decides where they go.
+
+`configure` is for banditroute's own processes: to standard error, as JSON or in colours.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import cast
+
+import structlog
+
+_SHARED: list[structlog.typing.Processor] = [
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+]
+
+
+def logger(name: str) -> structlog.stdlib.BoundLogger:
+    """A structured logger over `logging.getLogger(name)`."""
+    return cast(
+        structlog.stdlib.BoundLogger,
+        structlog.wrap_logger(
+            logging.getLogger(name),
+            processors=[structlog.stdlib.filter_by_level, *_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+            wrapper_class=structlog.stdlib.BoundLogger,
+        ),
+    )
+
+
+def configure(*, json: bool, level: str = "INFO") -> None:
+    """Sends this process's log lines to standard error, one JSON object a line or for a terminal."""
+    renderer: structlog.typing.Processor = structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer()
+    last = [structlog.processors.dict_tracebacks] if json else []
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last, renderer], foreign_pre_chain=_SHARED
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level, force=True)

@@ -1,0 +1,540 @@
+"""What every `EventLog` must do. A backend subclasses `LogSuite`, says how to open a store, and runs it all.
+
+A backend that lacks a capability names it in `MISSING`, with the reason.
+"""
+
+from __future__ import annotations
+
+import abc
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from banditroute.core.errors import FeedbackWindowOver, StoreClosed, StoreKeyMismatch, StoreUnavailable
+from banditroute.core.settings import canonical_json
+from banditroute.core.types import Attempt, Disposition, ErrorKind, Event, EventKind, Signal, SignalKind, Transition
+from banditroute.log.base import KEPT_CHECKPOINTS, SKEW_US, Checkpoint, EventLog, FeedbackAppend, chained
+
+START = 1_800_000_000.0
+WINDOW_US = 7 * 86_400 * 10**6
+APPLIED, DUPLICATE, CORRECTED, STALE = Disposition.APPLIED, Disposition.DUPLICATE, Disposition.CORRECTED, Disposition.STALE
+DURABLE = "durable"
+
+
+class Clock:
+    """Seconds since 1970, as far as the test says."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def key_of(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+def evaluated(value: float, source: str = "", weight: float = 1.0) -> Signal:
+    return Signal(SignalKind.EVAL_SCORE, value, source, weight)
+
+
+def feedback(
+    number: int,
+    *signals: Signal,
+    attempts: tuple[Attempt, ...] = (),
+    category: str = "chat",
+    observe_s: float | None = None,
+    expire_us: int | None = None,
+) -> FeedbackAppend:
+    """Feedback on the decision `number`; `observe_s` in seconds after START."""
+    return FeedbackAppend(
+        key=key_of(number),
+        decision={"category": category, "model": "a", "context": [0.5]},
+        signals=signals,
+        attempts=attempts,
+        observe_us=None if observe_s is None else int((START + observe_s) * 1e6),
+        expire_us=int(START * 1e6) + WINDOW_US if expire_us is None else expire_us,
+    )
+
+
+def appended(log: EventLog, count: int) -> list[Event]:
+    return [log.append(EventKind.OPERATOR, {"n": i}).result() for i in range(count)]
+
+
+def checkpoint_at(event: Event, *, version: int = 1, body: bytes = b"state", chain: bytes | None = None) -> Checkpoint:
+    return Checkpoint(event.position, event.chain if chain is None else chain, version, "digest", body)
+
+
+def assert_chained(events: list[Event], previous: bytes = b"") -> None:
+    """Positions are dense and every chain value follows from the one before."""
+    for before, event in itertools.pairwise(events):
+        assert event.position == before.position + 1
+        assert event.append_time_us >= before.append_time_us
+    for event in events:
+        raw = canonical_json(event.body).encode()
+        previous = chained(
+            previous, position=event.position, append_time_us=event.append_time_us, kind=event.kind, body=raw
+        )
+        assert event.chain == previous
+
+
+def all_events(log: EventLog) -> list[Event]:
+    return list(log.read(0, 10**6))
+
+
+class LogSuite(abc.ABC):
+    """See the module's text. One fresh store per test."""
+
+    MISSING: ClassVar[Mapping[str, str]] = {}
+
+    @abc.abstractmethod
+    def open(self, place: Path, clock: Callable[[], float]) -> EventLog:
+        """Opens the store that `place` stands for, made if there is none."""
+
+    @pytest.fixture
+    def clock(self) -> Clock:
+        return Clock()
+
+    @pytest.fixture
+    def log(self, tmp_path: Path, clock: Clock) -> Iterator[EventLog]:
+        log = self.open(tmp_path, clock)
+        yield log
+        log.close()
+
+    def needs(self, capability: str) -> None:
+        if capability in self.MISSING:
+            pytest.skip(f"{capability}: {self.MISSING[capability]}")
+
+    # --- order ---
+
+    def test_a_fresh_log_is_empty(self, log: EventLog) -> None:
+        assert log.tip() == (0, b"")
+        assert log.read(0, 10) == []
+        assert log.journal(before=None, limit=10) == []
+        assert log.newest_checkpoint(1) is None
+        assert log.record(key_of(1)) is None
+        assert log.log_id
+        assert log.epoch == 1
+
+    def test_positions_are_dense_and_the_chain_can_be_recomputed(self, log: EventLog, clock: Clock) -> None:
+        appended(log, 3)
+        for i in range(5):
+            clock.now += 1.5
+            log.append_feedback(feedback(i, evaluated(0.1 * i, "richter Ü\u2603"))).result()
+        log.append(EventKind.CONFIG, {"document": {"ü": [1, 2.5, None]}}).result()
+        events = all_events(log)
+        assert [event.position for event in events] == list(range(1, 10))
+        assert [event.kind for event in events] == ["operator"] * 3 + ["feedback"] * 5 + ["config"]
+        assert_chained(events)
+        assert log.tip() == (9, events[-1].chain)
+
+    def test_append_time_never_falls_when_the_clock_jumps_back(self, log: EventLog, clock: Clock) -> None:
+        times = []
+        for shift in (0.0, 10.0, -1000.0, 5.0, 996.0):
+            clock.now += shift
+            times.append(appended(log, 1)[0].append_time_us - int(START * 1e6))
+        assert times == [0, 10_000_000, 10_000_000, 10_000_000, 11_000_000]
+
+    def test_reading_in_parts_gives_the_whole(self, log: EventLog) -> None:
+        events = appended(log, 7)
+        parts: list[Event] = []
+        while part := log.read(len(parts), 3):
+            assert len(part) <= 3
+            parts.extend(part)
+        assert parts == events
+        assert log.read(7, 5) == []
+        assert log.read(99, 5) == []
+        assert log.read(0, 0) == []
+
+    # --- what becomes of feedback ---
+
+    def test_dispositions(self, log: EventLog) -> None:
+        def said(*signals: Signal, observe_s: float) -> tuple[Disposition, tuple[Disposition, ...], int]:
+            receipt = log.append_feedback(feedback(1, *signals, observe_s=observe_s)).result()
+            return receipt.disposition, receipt.signal_dispositions, receipt.state_position
+
+        assert said(evaluated(0.5), observe_s=-50) == (APPLIED, (APPLIED,), 1)
+        assert said(evaluated(0.5), observe_s=-50) == (DUPLICATE, (DUPLICATE,), 1)
+        assert said(evaluated(0.7), observe_s=-40) == (APPLIED, (CORRECTED,), 2)
+        assert said(evaluated(0.9), observe_s=-45) == (STALE, (STALE,), 2)
+        assert said(evaluated(0.7), evaluated(0.1, "judge"), observe_s=-40) == (APPLIED, (DUPLICATE, APPLIED), 3)
+        assert said(evaluated(0.7), evaluated(0.1, "judge"), observe_s=-40) == (DUPLICATE, (DUPLICATE, DUPLICATE), 3)
+        assert said(evaluated(0.2), evaluated(0.2, "judge"), observe_s=-99) == (STALE, (STALE, STALE), 3)
+        assert log.tip().position == 3
+
+    def test_attempts_have_dispositions_too(self, log: EventLog) -> None:
+        def tried(*attempts: Attempt, observe_s: float) -> tuple[Disposition, ...]:
+            return log.append_feedback(feedback(1, attempts=attempts, observe_s=observe_s)).result().attempt_dispositions
+
+        failed, served = Attempt(error=ErrorKind.TIMEOUT, latency_s=9.0), Attempt(input_tokens=10, cost_usd=0.5)
+        assert tried(failed, observe_s=-9) == (APPLIED,)
+        assert tried(failed, observe_s=-9) == (DUPLICATE,)
+        assert tried(served, Attempt(shadow=True), Attempt(model="b"), observe_s=-8) == (CORRECTED, APPLIED, APPLIED)
+        assert tried(failed, observe_s=-9) == (STALE,)
+        record = log.record(key_of(1))
+        assert record is not None
+        assert record["attempts"]["a\x1f"] == {
+            "error": 0, "input_tokens": 10, "cost_usd": 0.5, "observe_us": int((START - 8) * 1e6)
+        }  # fmt: skip
+        assert set(record["attempts"]) == {"a\x1f", "a\x1fshadow", "b\x1f"}
+
+    def test_the_newest_observation_wins_in_whatever_order_they_arrive(self, log: EventLog) -> None:
+        said = [(-30.0, 0.1), (-20.0, 0.2), (-10.0, 0.3)]
+        for number, order in enumerate(itertools.permutations(said)):
+            for observe_s, value in order:
+                log.append_feedback(feedback(number, evaluated(value), observe_s=observe_s)).result()
+            record = log.record(key_of(number))
+            assert record is not None
+            assert record["signals"]["a\x1feval_score\x1f"] == [0.3, 1.0, int((START - 10) * 1e6)], order
+
+    def test_an_observation_from_the_future_counts_as_now(self, log: EventLog) -> None:
+        log.append_feedback(feedback(1, evaluated(0.1), observe_s=3600)).result()
+        assert log.append_feedback(feedback(1, evaluated(0.2), observe_s=0)).result().signal_dispositions == (CORRECTED,)
+
+    def test_a_correction_keeps_the_first_weight(self, log: EventLog) -> None:
+        log.append_feedback(feedback(1, evaluated(0.1, weight=2.0), observe_s=-9)).result()
+        log.append_feedback(feedback(1, evaluated(0.2, weight=5.0), observe_s=-8)).result()
+        record = log.record(key_of(1))
+        assert record is not None
+        assert record["signals"]["a\x1feval_score\x1f"][:2] == [0.2, 2.0]
+
+    def test_an_event_holds_the_record_as_it_was_and_as_it_is(self, log: EventLog, clock: Clock) -> None:
+        log.append_feedback(feedback(1, evaluated(0.5))).result()
+        clock.now += 1
+        log.append_feedback(feedback(1, evaluated(0.7), evaluated(0.1, "judge"))).result()
+        first, second = all_events(log)
+        signal = ["a\x1feval_score\x1f", "a\x1feval_score\x1fjudge"]
+        at = int(START * 1e6)
+        assert first.body["decision"] == {"category": "chat", "model": "a", "context": [0.5]}
+        assert first.body["before"] is None
+        assert first.body["after"] == {
+            "ordinal": 1, "position": 1, "newest": 1, "time_us": at, "signals": {signal[0]: [0.5, 1.0, at]}, "attempts": {}
+        }  # fmt: skip
+        assert second.body["before"]["signals"] == first.body["after"]["signals"]
+        assert second.body["after"] == {
+            "ordinal": 1,
+            "position": 1,
+            "newest": 2,
+            "time_us": at,
+            "signals": {signal[0]: [0.7, 1.0, at + 10**6], signal[1]: [0.1, 1.0, at + 10**6]},
+            "attempts": {},
+        }
+        assert log.record(key_of(1)) == second.body["after"]
+
+    def test_ordinals_are_dense_per_category_and_given_once_per_decision(self, log: EventLog) -> None:
+        for number, category in enumerate(["x", "y", "x", "x", "y"]):
+            log.append_feedback(feedback(number, evaluated(0.5), category=category)).result()
+            log.append_feedback(feedback(number, evaluated(0.6), category=category)).result()
+        given = [(e.body["decision"]["category"], e.body["after"]["ordinal"]) for e in all_events(log)]
+        assert given[::2] == [("x", 1), ("y", 1), ("x", 2), ("x", 3), ("y", 2)]
+        assert given[1::2] == given[::2]
+
+    def test_feedback_past_its_window_is_refused_by_the_stores_clock(self, log: EventLog, clock: Clock) -> None:
+        expire_us = int((START + 60) * 1e6)
+        clock.now = START + 60
+        log.append_feedback(feedback(1, evaluated(0.5), expire_us=expire_us)).result()
+        clock.now += 0.001
+        with pytest.raises(FeedbackWindowOver):
+            log.append_feedback(feedback(1, evaluated(0.6), expire_us=expire_us)).result()
+        clock.now = START  # a clock that jumps back does not open the window again
+        with pytest.raises(FeedbackWindowOver):
+            log.append_feedback(feedback(2, evaluated(0.5), expire_us=expire_us)).result()
+        assert log.tip().position == 1
+
+    def test_records_outlive_their_ids_and_are_purged_then(self, log: EventLog, clock: Clock) -> None:
+        expire_us = int((START + 60) * 1e6)
+        log.append_feedback(feedback(1, evaluated(0.5), expire_us=expire_us)).result()
+        log.append_feedback(feedback(2, evaluated(0.5))).result()
+        clock.now = (expire_us + SKEW_US) / 1e6
+        assert log.purge_records() == 0
+        assert log.record(key_of(1)) is not None
+        clock.now += 0.001
+        assert log.purge_records() == 1
+        assert log.record(key_of(1)) is None
+        assert log.record(key_of(2)) is not None
+
+    def test_a_shortened_window_does_not_shorten_a_records_life(self, log: EventLog, clock: Clock) -> None:
+        log.append_feedback(feedback(1, evaluated(0.5))).result()
+        log.append_feedback(feedback(1, evaluated(0.6), expire_us=int((START + 1) * 1e6))).result()
+        clock.now = START + 2 + SKEW_US / 1e6
+        assert log.purge_records() == 0
+
+    def test_an_unwritable_item_fails_alone(self, log: EventLog) -> None:
+        """Others that came in with it are kept."""
+        numbers = range(20)
+
+        def send(number: int) -> bool:
+            poison: Any = object() if number == 7 else 0.5
+            try:
+                log.append_feedback(feedback(number, evaluated(poison))).result()
+            except TypeError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(8) as pool:
+            assert [number for number, kept in zip(numbers, pool.map(send, numbers), strict=True) if not kept] == [7]
+        assert_chained(all_events(log))
+        assert log.tip().position == 19
+        assert sorted(event.body["after"]["ordinal"] for event in all_events(log)) == list(range(1, 20))
+        assert log.record(key_of(7)) is None
+
+    # --- waiting ---
+
+    def test_wait_times_out_where_nothing_comes(self, log: EventLog) -> None:
+        assert not log.wait(0, 0.0)
+        appended(log, 1)
+        assert log.wait(0, 0.0)
+        assert not log.wait(1, 0.0)
+
+    def test_an_append_wakes_who_waits(self, log: EventLog) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            waiting: Future[bool] = pool.submit(log.wait, 0, 60.0)
+            appended(log, 1)
+            assert waiting.result(60.0)
+
+    def test_close_wakes_who_waits(self, log: EventLog) -> None:
+        started = threading.Event()
+
+        def wait() -> bool:
+            started.set()
+            return log.wait(0, 60.0)
+
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(wait)
+            started.wait()
+            log.close()
+            with pytest.raises(StoreClosed):
+                waiting.result(60.0)
+
+    # --- the journal ---
+
+    def test_journal_holds_configuration_operators_and_transitions_newest_first(self, log: EventLog) -> None:
+        log.append(EventKind.CONFIG, {"n": 1}).result()
+        log.append_feedback(feedback(1, evaluated(0.5))).result()
+        log.append(EventKind.OPERATOR, {"n": 3}).result()
+        now = int(START * 1e6)
+        found = [Transition(2, 1, now, "event_skipped", {"n": 2}), Transition(2, 2, now, "event_skipped", {"n": 22})]
+        log.record_transitions(found)
+        log.record_transitions([Transition(2, 1, now, "event_skipped", {"n": "again"})])
+        rows = log.journal(before=None, limit=10)
+        assert [(row.epoch, row.position, row.index, row.kind, row.body["n"]) for row in rows] == [
+            (1, 3, 0, "operator", 3),
+            (1, 2, 2, "event_skipped", 22),
+            (1, 2, 1, "event_skipped", 2),
+            (1, 1, 0, "config", 1),
+        ]
+        assert {row.append_time_us for row in rows} == {now}
+
+    def test_journal_pages(self, log: EventLog) -> None:
+        appended(log, 5)
+        log.record_transitions([Transition(3, i, 0, "event_skipped", {}) for i in (1, 2)])
+        seen: list[tuple[int, int, int]] = []
+        before = None
+        while page := log.journal(before=before, limit=2):
+            assert len(page) <= 2
+            seen += [(row.epoch, row.position, row.index) for row in page]
+            before = seen[-1]
+        assert seen == [(1, 5, 0), (1, 4, 0), (1, 3, 2), (1, 3, 1), (1, 3, 0), (1, 2, 0), (1, 1, 0)]
+        assert log.journal(before=(1, 1, 0), limit=5) == []
+        assert log.journal(before=(0, 99, 9), limit=5) == []
+
+    # --- checkpoints and trimming ---
+
+    def test_the_newest_checkpoint_of_the_version_that_lies_on_the_log(self, log: EventLog) -> None:
+        events = appended(log, 6)
+        log.save_checkpoint(checkpoint_at(events[3], body=b"four"))
+        log.save_checkpoint(checkpoint_at(events[1], body=b"two"))
+        log.save_checkpoint(checkpoint_at(events[2], version=2, body=b"three"))
+        assert log.newest_checkpoint(1) == checkpoint_at(events[3], body=b"four")
+        assert log.newest_checkpoint(2) == checkpoint_at(events[2], version=2, body=b"three")
+        assert log.newest_checkpoint(3) is None
+
+    def test_a_checkpoint_of_another_log_is_ignored(self, log: EventLog) -> None:
+        events = appended(log, 6)
+        log.save_checkpoint(checkpoint_at(events[1]))
+        for event in events[2:]:
+            log.save_checkpoint(checkpoint_at(event, chain=b"another log's...", body=b"foreign"))
+        log.save_checkpoint(Checkpoint(99, events[-1].chain, 1, "", b"behind the end"))
+        log.save_checkpoint(Checkpoint(0, b"", 1, "", b"before the start"))
+        assert log.newest_checkpoint(1) == checkpoint_at(events[1])
+
+    def test_few_checkpoints_are_kept(self, log: EventLog) -> None:
+        """Seen from outside: the versions of the older ones are gone."""
+        events = appended(log, 8)
+        for event in events:
+            log.save_checkpoint(checkpoint_at(event, version=event.position))
+        kept = [version for version in range(1, 9) if log.newest_checkpoint(version)]
+        assert kept == list(range(9 - KEPT_CHECKPOINTS, 9))
+
+    def test_trim_stops_before_the_newest_checkpoint(self, log: EventLog) -> None:
+        events = appended(log, 10)
+        assert log.trim(10) == 0
+        log.save_checkpoint(checkpoint_at(events[7], chain=b"another log's..."))
+        assert log.trim(10) == 0
+        log.save_checkpoint(checkpoint_at(events[5]))
+        assert log.trim(2) == 2
+        assert log.trim(2) == 0
+        assert log.read(2, 100) == events[2:]
+        with pytest.raises(StoreUnavailable, match="trimmed"):
+            log.read(1, 100)
+        assert log.trim(100) == 3
+        assert log.newest_checkpoint(1) == checkpoint_at(events[5])
+        assert log.read(6, 100) == events[6:]
+        with pytest.raises(StoreUnavailable, match="trimmed"):
+            log.read(0, 100)
+        assert log.tip() == (10, events[-1].chain)
+        assert log.trim(-5) == 0
+
+    def test_a_trimmed_log_goes_on(self, log: EventLog) -> None:
+        events = appended(log, 4)
+        log.append_feedback(feedback(1, evaluated(0.5))).result()
+        tip = log.tip()
+        log.save_checkpoint(Checkpoint(*tip, 1, "", b""))
+        log.trim(tip.position)
+        more = appended(log, 2)
+        assert_chained(more, tip.chain)
+        assert log.read(tip.position, 10) == more
+        assert log.append_feedback(feedback(1, evaluated(0.5))).result().disposition is DUPLICATE
+        assert [row.position for row in log.journal(before=None, limit=10)] == [7, 6, 4, 3, 2, 1]
+        assert events[0].position == 1
+
+    # --- keys and the end ---
+
+    def test_a_log_made_with_other_keys_is_refused(self, log: EventLog) -> None:
+        log.key_checks(["one"])
+        log.key_checks(["two", "one"])
+        log.key_checks(["two"])
+        with pytest.raises(StoreKeyMismatch):
+            log.key_checks(["three"])
+        log.key_checks(["three", "two"])
+        log.key_checks(["three"])
+
+    def test_everything_raises_after_close(self, log: EventLog) -> None:
+        (event,) = appended(log, 1)
+        log.close()
+        log.close()
+        uses: list[Callable[[], object]] = [
+            lambda: log.append(EventKind.OPERATOR, {}),
+            lambda: log.append_feedback(feedback(1, evaluated(0.5))),
+            lambda: log.read(0, 1),
+            lambda: log.wait(0, 0.0),
+            log.tip,
+            lambda: log.record(key_of(1)),
+            lambda: log.save_checkpoint(checkpoint_at(event)),
+            lambda: log.newest_checkpoint(1),
+            lambda: log.record_transitions([]),
+            lambda: log.journal(before=None, limit=1),
+            lambda: log.trim(1),
+            log.purge_records,
+            lambda: log.key_checks(["one"]),
+        ]
+        for use in uses:
+            with pytest.raises(StoreClosed):
+                use()
+
+    def test_what_was_accepted_before_close_is_settled(self, log: EventLog) -> None:
+        futures = [log.append_feedback(feedback(i, evaluated(0.5))) for i in range(50)]
+        log.close()
+        assert [future.result(60.0).state_position for future in futures] == list(range(1, 51))
+
+    def test_a_future_cannot_be_cancelled_into_doubt(self, log: EventLog) -> None:
+        future = log.append_feedback(feedback(1, evaluated(0.5)))
+        assert not future.cancel()
+        assert future.result().disposition is APPLIED
+        assert appended(log, 1)[0].position == 2
+
+    # --- many at once ---
+
+    def test_everything_acknowledged_from_many_threads_is_there_once(self, log: EventLog) -> None:
+        def send(thread: int) -> list[int]:
+            futures = []
+            for i in range(200):
+                number = thread * 200 + i
+                futures.append(log.append_feedback(feedback(number, evaluated(0.5), category=f"c{number % 3}")))
+                if i % 10 == 0:  # the same again, in between
+                    futures.append(log.append_feedback(feedback(number, evaluated(0.5), category=f"c{number % 3}")))
+            return [future.result().state_position for future in futures]
+
+        with ThreadPoolExecutor(16) as pool:
+            answered = [position for positions in pool.map(send, range(16)) for position in positions]
+        events = all_events(log)
+        assert len(events) == 16 * 200
+        assert_chained(events)
+        assert set(answered) == {event.position for event in events}
+        for name in ("c0", "c1", "c2"):
+            ordinals = [e.body["after"]["ordinal"] for e in events if e.body["decision"]["category"] == name]
+            assert ordinals == list(range(1, len(ordinals) + 1))
+
+    def test_one_decisions_values_from_many_threads_end_at_the_newest(self, log: EventLog) -> None:
+        def send(i: int) -> Disposition:
+            return log.append_feedback(feedback(1, evaluated(i / 100), observe_s=i - 100.0)).result().disposition
+
+        with ThreadPoolExecutor(16) as pool:
+            said = list(pool.map(send, range(100)))
+        record = log.record(key_of(1))
+        assert record is not None
+        assert record["signals"]["a\x1feval_score\x1f"][0] == 0.99
+        events = all_events(log)
+        assert len(events) == said.count(APPLIED)
+        for before, event in itertools.pairwise(events):
+            assert event.body["before"]["signals"] == before.body["after"]["signals"]
+
+    # --- starting again ---
+
+    def test_a_restart_finds_everything(self, log: EventLog, tmp_path: Path, clock: Clock) -> None:
+        self.needs(DURABLE)
+        appended(log, 2)
+        for number in range(3):
+            log.append_feedback(feedback(number, evaluated(0.5), category="x")).result()
+        log.record_transitions([Transition(3, 1, 7, "event_skipped", {"n": 1})])
+        log.key_checks(["one"])
+        events, tip, rows = all_events(log), log.tip(), log.journal(before=None, limit=10)
+        log.save_checkpoint(checkpoint_at(events[3]))
+        record = log.record(key_of(2))
+        log.close()
+        clock.now -= 1000
+
+        again = self.open(tmp_path, clock)
+        try:
+            assert (again.log_id, again.epoch, again.tip()) == (log.log_id, log.epoch, tip)
+            assert all_events(again) == events
+            assert again.record(key_of(2)) == record
+            assert again.journal(before=None, limit=10) == rows
+            assert again.newest_checkpoint(1) == checkpoint_at(events[3])
+            with pytest.raises(StoreKeyMismatch):
+                again.key_checks(["two"])
+            assert again.append_feedback(feedback(2, evaluated(0.5), category="x")).result() == (
+                DUPLICATE, (DUPLICATE,), (), 5
+            )  # fmt: skip
+            assert again.append_feedback(feedback(2, evaluated(0.6), category="x")).result().state_position == 6
+            again.append_feedback(feedback(9, evaluated(0.5), category="x")).result()
+            after = all_events(again)
+            assert_chained(after)
+            assert [event.body["after"]["ordinal"] for event in after[2:]] == [1, 2, 3, 3, 4]
+        finally:
+            again.close()
+
+    def test_a_restart_after_trimming_all_goes_on_in_place_and_time(
+        self, log: EventLog, tmp_path: Path, clock: Clock
+    ) -> None:
+        self.needs(DURABLE)
+        events = appended(log, 3)
+        log.save_checkpoint(checkpoint_at(events[-1]))
+        log.trim(3)
+        log.close()
+        clock.now -= 1000
+        again = self.open(tmp_path, clock)
+        try:
+            assert again.tip() == (3, events[-1].chain)
+            more = appended(again, 1)
+            assert more[0].append_time_us == events[-1].append_time_us
+            assert_chained(more, events[-1].chain)
+            assert again.newest_checkpoint(1) == checkpoint_at(events[-1])
+        finally:
+            again.close()

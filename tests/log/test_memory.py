@@ -1,0 +1,14 @@
+from collections.abc import Callable
+from pathlib import Path
+
+from conformance import DURABLE, LogSuite
+
+from banditroute.log.base import EventLog
+from banditroute.log.memory import MemoryLog
+
+
+class TestMemoryLog(LogSuite):
+    MISSING = {DURABLE: "it lives as long as its process"}
+
+    def open(self, place: Path, clock: Callable[[], float]) -> EventLog:
+        return MemoryLog(clock)
