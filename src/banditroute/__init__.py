@@ -4,6 +4,8 @@
 """
 
 from banditroute._version import __version__
+from banditroute.client import AsyncClient, Client, RequestFailed
+from banditroute.core.errors import BanditrouteError
 from banditroute.router import Router
 
-__all__ = ["Router", "__version__"]
+__all__ = ["AsyncClient", "BanditrouteError", "Client", "RequestFailed", "Router", "__version__"]

@@ -46,17 +46,17 @@ class ModelConfig(_Strict):
 class FeatureConfig(_Strict):
     """A context feature; it enters the model as (raw - mean) / stddev."""
 
-    mean: Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)] = 0.0
-    stddev: Positive = 1.0
+    mean: Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)] = Field(0.0, description="its typical value")
+    stddev: Positive = Field(1.0, description="its typical deviation")
 
 
 class SignalWeights(_Strict):
     """What one signal of each kind is worth, in observations; a decision's signals never exceed 1 together."""
 
-    rating: Fraction = 1.0
-    eval_score: Fraction = 1.0
-    accepted: Fraction = 0.5
-    retried: Fraction = 0.5
+    rating: Fraction = Field(1.0, description="of a rating")
+    eval_score: Fraction = Field(1.0, description="of an eval score")
+    accepted: Fraction = Field(0.5, description="of accepted (1) or not (0)")
+    retried: Fraction = Field(0.5, description="of retried (0) or not (1)")
 
 
 class CategoryConfig(_Strict):
@@ -66,12 +66,14 @@ class CategoryConfig(_Strict):
     cost_weight: Weight = Field(0.1, description="quality points that the cost reference is worth")
     latency_weight: Weight = Field(0.0, description="quality points that the latency reference is worth")
     cost_reference_usd: Positive | None = Field(None, description="USD per request; default: the priciest model's expected cost")
-    latency_reference_s: Seconds = Field(10.0, description="seconds")
+    latency_reference_s: Seconds = Field(10.0, description="seconds that `latency_weight` is measured against")
     cost_scale: Literal["linear", "log"] = Field("linear", description="log: doubling the cost hurts about equally everywhere")
-    features: dict[str, FeatureConfig] = Field(default_factory=dict, max_length=MAX_FEATURES)
+    features: dict[str, FeatureConfig] = Field(
+        default_factory=dict, max_length=MAX_FEATURES, description="context features that Route may carry"
+    )
     expected_input_tokens: NonNegative = Field(1000.0, description="tokens, until learned")
     expected_output_tokens: NonNegative = Field(300.0, description="tokens, until learned")
-    signal_weights: SignalWeights = Field(default_factory=SignalWeights)
+    signal_weights: SignalWeights = Field(default_factory=SignalWeights, description="what a signal of each kind is worth")
     propensity_floor: Annotated[float, Field(ge=0, le=0.2)] = Field(
         0.005, description="least probability of every eligible model"
     )
@@ -91,16 +93,18 @@ class CategoryConfig(_Strict):
 class PriorConfig(_Strict):
     """What is believed of an arm beforehand."""
 
-    quality: Fraction
-    effective_sample_size: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
-    input_tokens: NonNegative | None = None
-    output_tokens: NonNegative | None = None
+    quality: Fraction = Field(description="mean quality, 0 to 1")
+    effective_sample_size: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = Field(
+        description="observations that this is worth"
+    )
+    input_tokens: NonNegative | None = Field(None, description="expected tokens of a request; default: the category's")
+    output_tokens: NonNegative | None = Field(None, description="expected tokens of an answer; default: the category's")
 
 
 class SinkConfig(_Strict):
     """Where decisions are kept for `explain`; never slows Route."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="keep decisions")
     queue_rows: Count = Field(10_000, description="rows that may wait; more are dropped and counted")
     retention_days: Positive = Field(30.0, description="days that rows are kept")
 
@@ -110,10 +114,10 @@ class ServerConfig(_Strict):
 
     max_concurrent_requests: Count = Field(128, description="calls served at once; more are refused with RESOURCE_EXHAUSTED")
     max_concurrent_feedback: Count = Field(64, description="of those, how many may wait for the log")
-    max_message_bytes: Count = 1_048_576
+    max_message_bytes: Count = Field(1_048_576, description="bytes of the largest request and response")
     drain_s: NonNegative = Field(2.0, description="seconds between NOT_SERVING and the stop")
     grace_s: NonNegative = Field(10.0, description="seconds that running calls get after the stop")
-    max_connection_age_s: Positive = 300.0
+    max_connection_age_s: Positive = Field(300.0, description="seconds after which a connection is asked to reconnect")
 
     @model_validator(mode="after")
     def _leave_room(self) -> ServerConfig:
@@ -122,17 +126,29 @@ class ServerConfig(_Strict):
         return self
 
 
-class _File(_Strict):
-    store: str = "sqlite:///./.banditroute"
-    signing_keys_file: str | None = None
-    decision_sink: SinkConfig = Field(default_factory=SinkConfig)
-    server: ServerConfig = Field(default_factory=ServerConfig)
-    checkpoint_every: Count = 10_000
-    log_retention_events: Count = 5_000_000
-    feedback_window_s: Annotated[float, Field(ge=1, le=366 * 86400)] = 7 * 86400.0
-    models: dict[str, ModelConfig] = Field(min_length=1)
-    categories: dict[str, CategoryConfig] = Field(min_length=1)
-    priors: dict[str, dict[str, PriorConfig]] = Field(default_factory=dict)
+class ConfigFile(_Strict):
+    """Everything that a configuration file may hold."""
+
+    store: str = Field(
+        "sqlite:///./.banditroute", description="where the log is: `sqlite:///FOLDER` (relative to this file) or `memory:`"
+    )
+    signing_keys_file: str | None = Field(
+        None, description="keys of decision ids; default: `keys.json` in the store's folder, made at the first start"
+    )
+    decision_sink: SinkConfig = Field(default_factory=SinkConfig, description="where decisions are kept for `explain`")
+    server: ServerConfig = Field(default_factory=ServerConfig, description="limits of the gRPC server")
+    checkpoint_every: Count = Field(10_000, description="events between two saved states; a restart folds at most so many")
+    log_retention_events: Count = Field(
+        5_000_000, description="events kept behind the newest checkpoint; the journal is kept for good"
+    )
+    feedback_window_s: Annotated[float, Field(ge=1, le=366 * 86400)] = Field(
+        7 * 86400.0, description="seconds for which a decision takes feedback"
+    )
+    models: dict[str, ModelConfig] = Field(min_length=1, description="the models, by the name that Route answers")
+    categories: dict[str, CategoryConfig] = Field(min_length=1, description="the task categories, by name")
+    priors: dict[str, dict[str, PriorConfig]] = Field(
+        default_factory=dict, description="a file's path, or by category (`*`: all not named) and model"
+    )
 
 
 class LocalConfig(NamedTuple):
@@ -196,7 +212,7 @@ def _checked(raw: Any, source: str, lines: Lines, folder: Path) -> Config:
     if not isinstance(raw, dict):
         raise ConfigError(source, [ConfigProblem("", 1, "is not a mapping: expected `models:` and `categories:`")])
     try:
-        file = _File.model_validate(raw)
+        file = ConfigFile.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(source, _problems(error, lines, 0)) from None
     problems = [ConfigProblem(".".join(map(str, loc)), _line(lines, loc), text) for loc, text in _cross_checks(file)]
@@ -219,7 +235,7 @@ def _checked(raw: Any, source: str, lines: Lines, folder: Path) -> Config:
     return Config(local, document, source)
 
 
-def _cross_checks(file: _File) -> list[tuple[tuple[str | int, ...], str]]:
+def _cross_checks(file: ConfigFile) -> list[tuple[tuple[str | int, ...], str]]:
     found: list[tuple[tuple[str | int, ...], str]] = []
     named: list[tuple[str | int, ...]] = [("models", name) for name in file.models]
     for name, category in file.categories.items():
@@ -243,7 +259,7 @@ def _cross_checks(file: _File) -> list[tuple[tuple[str | int, ...], str]]:
     return found
 
 
-def _document(file: _File) -> dict[str, Any]:
+def _document(file: ConfigFile) -> dict[str, Any]:
     """The canonical document; `cost_reference_usd` may still be null."""
     dumped = file.model_dump(mode="json", include={"models", "categories", "priors", "feedback_window_s"})
     for model in dumped["models"].values():

@@ -59,7 +59,7 @@ class Snapshot:
             cell, pooled, prior = category.cells[model], state.pool.of(model), state.settings.prior(name, model)
             belief = posterior(cell, factor=factor, settings=settings, pooled=pooled, spread=state.pool.spread, prior=prior)
             use = consumption(cell, factor=factor, settings=settings, pooled=pooled, prior=prior)
-            arms.append(Arm(state.settings.models[model], belief, use, math.sqrt(belief.covariance[0][0])))
+            arms.append(Arm(state.settings.models[model], belief, use, belief.mean[0], math.sqrt(belief.covariance[0][0])))
         return View(settings, weights, arms)
 
     def report(self, name: str) -> CategoryReport:

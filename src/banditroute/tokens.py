@@ -149,11 +149,9 @@ class TokenSigner:
                 len(model),
                 len(context),
             )
+            payload += category + model + struct.pack(f">{len(context)}f", *context)
         except (struct.error, OverflowError) as error:
             raise ValueError(f"the decision does not fit an id: {error}") from error
-        payload += category + model
-        if context:
-            payload += struct.pack(f">{len(context)}f", *context)
         return base64.urlsafe_b64encode(payload + self._mac(payload)).rstrip(b"=").decode()
 
     def verify(self, decision_id: str) -> DecisionToken:
@@ -170,8 +168,6 @@ class TokenSigner:
             raw = base64.b64decode(decision_id + "=" * (-len(decision_id) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
             raise MalformedDecisionId("decision_id is not base64url: pass it exactly as Route gave it") from None
-        if base64.urlsafe_b64encode(raw).rstrip(b"=").decode() != decision_id:  # decoding ignores the last character's spare bits
-            raise MalformedDecisionId("decision_id is not base64url as Route wrote it: pass it exactly as Route gave it")
         if len(raw) < _HEAD.size + _MAC_BYTES or raw[0] != ID_VERSION:
             raise MalformedDecisionId("decision_id is not one of this version: pass it exactly as Route gave it")
         expected = self._macs.get(raw[1 : 1 + _TAG_BYTES])
@@ -180,7 +176,9 @@ class TokenSigner:
                 "decision_id was signed with an unknown key or for another log (another environment's, or a key that was removed)"
             )
         payload, mac = raw[:-_MAC_BYTES], raw[-_MAC_BYTES:]
-        if not hmac.compare_digest(expected(payload), mac):
+        # Decoding ignores the last character's spare bits, and takes + and / for - and _.
+        respelt = base64.urlsafe_b64encode(raw).rstrip(b"=").decode() != decision_id
+        if respelt or not hmac.compare_digest(expected(payload), mac):
             raise ForgedDecisionId("decision_id is not as Route gave it: it was altered, cut off or forged")
         return _decode(payload)
 

@@ -56,16 +56,6 @@ def test_solve_spd_agrees_with_numpy(dimension: int, seed: int) -> None:
 
 
 def test_solve_spd_refuses_what_is_not_positive_definite() -> None:
-    for matrix in ([[0.0]], [[1.0, 2.0], [2.0, 1.0]], [[math.nan]]):
+    for matrix in ([[0.0]], [[1.0, 2.0], [2.0, 1.0]], [[math.nan]], [[1e18 + 400.0, 1e18], [1e18, 1e18 + 400.0]]):
         with pytest.raises(ValueError, match="positive definite"):
             solve_spd(matrix, [1.0] * len(matrix))
-
-
-def test_a_least_pivot_changes_nothing_that_is_well_conditioned_and_saves_what_is_not() -> None:
-    matrix = [[3.0, 1.0], [1.0, 2.0]]
-    assert solve_spd(matrix, [1.0, 1.0], least=[1.0, 1.0]) == solve_spd(matrix, [1.0, 1.0])
-    lost = [[1e18 + 400.0, 1e18], [1e18, 1e18 + 400.0]]  # 400 drowns: both rows round to the same
-    with pytest.raises(ValueError, match="positive definite"):
-        solve_spd(lost, [1.0, 1.0])
-    _, inverse = solve_spd(lost, [1.0, 1.0], least=[400.0, 400.0])
-    assert 0.0 < inverse[1][1] <= 1.0 / 400.0

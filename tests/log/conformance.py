@@ -78,9 +78,7 @@ def assert_chained(events: list[Event], previous: bytes = b"") -> None:
         assert event.append_time_us >= before.append_time_us
     for event in events:
         raw = canonical_json(event.body).encode()
-        previous = chained(
-            previous, position=event.position, append_time_us=event.append_time_us, kind=event.kind, body=raw
-        )
+        previous = chained(previous, position=event.position, append_time_us=event.append_time_us, kind=event.kind, body=raw)
         assert event.chain == previous
 
 
@@ -520,9 +518,7 @@ class LogSuite(abc.ABC):
         finally:
             again.close()
 
-    def test_a_restart_after_trimming_all_goes_on_in_place_and_time(
-        self, log: EventLog, tmp_path: Path, clock: Clock
-    ) -> None:
+    def test_a_restart_after_trimming_all_goes_on_in_place_and_time(self, log: EventLog, tmp_path: Path, clock: Clock) -> None:
         self.needs(DURABLE)
         events = appended(log, 3)
         log.save_checkpoint(checkpoint_at(events[-1]))

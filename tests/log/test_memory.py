@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 from conformance import DURABLE, LogSuite
 
@@ -8,7 +9,7 @@ from banditroute.log.memory import MemoryLog
 
 
 class TestMemoryLog(LogSuite):
-    MISSING = {DURABLE: "it lives as long as its process"}
+    MISSING: ClassVar = {DURABLE: "it lives as long as its process"}
 
     def open(self, place: Path, clock: Callable[[], float]) -> EventLog:
         return MemoryLog(clock)

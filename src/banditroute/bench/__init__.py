@@ -32,7 +32,9 @@ def main(*, quick: bool = False, only: Sequence[str] = ()) -> dict[str, Any]:
     unknown = set(only) - PARTS.keys()
     if unknown:
         raise ValueError(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-    results: dict[str, Any] = {"machine": {"python": platform.python_version(), "cores": os.cpu_count(), "system": platform.system()}}
+    results: dict[str, Any] = {
+        "machine": {"python": platform.python_version(), "cores": os.cpu_count(), "system": platform.system()}
+    }
     for name, run in PARTS.items():
         if not only or name in only:
             results[name] = run(quick=quick)

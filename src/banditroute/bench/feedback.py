@@ -19,7 +19,9 @@ def _requests(target: Target, count: int) -> list[bytes]:
     ids = [result.response.decision_id for answer in answers for result in answer.results]
     usage = pb.Usage(cost_usd=0.001)
     return [
-        pb.FeedbackRequest(decision_id=i, signals=[pb.Signal(eval_score=0.8)], attempts=[pb.Attempt(usage=usage)]).SerializeToString()
+        pb.FeedbackRequest(
+            decision_id=i, signals=[pb.Signal(eval_score=0.8)], attempts=[pb.Attempt(usage=usage)]
+        ).SerializeToString()
         for i in ids
     ]
 

@@ -16,7 +16,8 @@ def config(*, store: str) -> dict[str, Any]:
     models = {f"model-{i}": {"input_usd_per_mtok": 0.5 + 0.1 * i, "output_usd_per_mtok": 2.0} for i in range(4)}
     size = {"cached": 25, "two": 400, "four": 25}
     return {
-        "store": store, "decision_sink": {"enabled": not os.environ.get("NOSINK")},
+        "store": store,
+        "decision_sink": {"enabled": not os.environ.get("NOSINK")},
         "models": models,
         "categories": {case: {"models": list(models), "cost_weight": 0.1} for case in CASES},
         "priors": {

@@ -19,7 +19,10 @@ def bench(
 ) -> None:
     """Measure this machine: ratios against ceilings taken in the same run."""
     run = importlib.import_module("banditroute.bench").main  # its setups are nobody else's to load
-    found: Mapping[str, Any] = run(quick=quick, only=only or [])
+    try:
+        found: Mapping[str, Any] = run(quick=quick, only=only or [])
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--only") from None
     if as_json:
         print_json(found)
     else:

@@ -23,6 +23,7 @@ def demo(
         typer.Option(metavar="NAME|FILE", help=f"Play a calibrated environment.  [default: {DEFAULT_ENVIRONMENT}]"),
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.5, max=3600, help="How long to play, in seconds.")] = 40.0,
+    requests: Annotated[int, typer.Option(min=1, help="Or how many requests, whichever comes first.")] = 20_000,
     threads: Annotated[int, typer.Option(min=1, max=32, help="Clients at once.")] = 4,
     seed: Annotated[int | None, typer.Option(help="Of the requests; default: other ones each time.")] = None,
     as_json: AsJson = False,
@@ -31,7 +32,8 @@ def demo(
     if dataset and environment:
         raise typer.BadParameter("give --dataset or --environment, not both", param_hint="--dataset")
     source = find_source(dataset or environment or DEFAULT_ENVIRONMENT)
-    report = run_demo(source, seconds=seconds, threads=threads, out=None if as_json else console(), seed=seed)
+    out = None if as_json else console()
+    report = run_demo(source, seconds=seconds, requests=requests, threads=threads, out=out, seed=seed)
     if report is None:
         say("interrupted")
         raise typer.Exit(INTERRUPTED)

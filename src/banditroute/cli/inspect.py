@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import RenderableType
 
 from banditroute.cli.options import ADMIN_ADDRESS, AsJson, OptionalAdminAddress, OptionalConfig, address
 from banditroute.cli.output import console, message_data, percent, print_json, table, usd
@@ -60,7 +61,7 @@ def _stored_categories(config: Path, name: str | None) -> Sequence[pb.Category]:
         return [encode_category(snapshot.report(each)) for each in (sorted(known) if name is None else [name])]
 
 
-def category_table(category: pb.Category) -> object:
+def category_table(category: pb.Category) -> RenderableType:
     """One category with its arms, most traffic first."""
     set_by_hand = f", set by an operator: {', '.join(category.overridden_fields)}" if category.overridden_fields else ""
     title = (

@@ -13,9 +13,10 @@ import typer
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 PIPE_WIDTH = 140
 """Columns of a table that goes into a file or another program."""
@@ -42,17 +43,16 @@ def _finite(data: Any) -> Any:
     return [_finite(value) for value in data] if isinstance(data, list | tuple) else data
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str = "", gap: int = 2) -> Table:
-    """A table whose columns that begin with ``>`` are aligned to the right."""
-    made = Table(title=escape(title) or None, title_justify="left", title_style="bold", header_style="bold", box=None)
-    made.caption, made.caption_justify = escape(caption) or None, "left"
-    made.pad_edge = False
-    made.padding = (0, gap, 0, 0)
+def table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str = "", gap: int = 2
+) -> RenderableType:
+    """A table whose columns that begin with ``>`` are aligned to the right; `title` and `caption` may be empty."""
+    made = Table(header_style="bold", box=None, pad_edge=False, padding=(0, gap, 0, 0))
     for column in columns:
         made.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
     for row in rows:
         made.add_row(*[escape(str(cell)) for cell in row])
-    return made
+    return Group(*[Text(title, style="bold")] * bool(title), made, *[Text(caption, style="dim")] * bool(caption))
 
 
 def usd(amount: float) -> str:

@@ -88,18 +88,29 @@ def _reloader(engine: Engine, path: Path, started_with: Config) -> Callable[[], 
     """What SIGHUP does. Raises ConfigError and StoreError, and then nothing has changed."""
 
     def reload() -> None:
-        fresh = load(path)
-        keys = _keys(fresh.local, started_with.local)
-        signer = TokenSigner(keys, engine.info().log_id) if keys else engine.signer
-        engine._log.key_checks(signer.key_checks())
-        engine.reload(fresh.shared)
-        engine.signer = signer
-        before, now = started_with.local._asdict(), fresh.local._asdict()
-        waiting = sorted(field for field, value in now.items() if value != before[field] and field != "signing_keys_file")
-        if waiting:
-            log.warning("these settings take effect at the next start", fields=waiting)
+        try:
+            _reload(engine, path, started_with)
+        except (ConfigError, StoreError) as error:
+            # Without the frames in which keys were read: a log may show their variables.
+            refusal = error.with_traceback(None)
+        else:
+            return
+        raise refusal
 
     return reload
+
+
+def _reload(engine: Engine, path: Path, started_with: Config) -> None:
+    fresh = load(path)
+    keys = _keys(fresh.local, started_with.local)
+    signer = TokenSigner(keys, engine.info().log_id) if keys else engine.signer
+    engine._log.key_checks(signer.key_checks())
+    engine.reload(fresh.shared)
+    engine.signer = signer
+    before, now = started_with.local._asdict(), fresh.local._asdict()
+    waiting = sorted(field for field, value in now.items() if value != before[field] and field != "signing_keys_file")
+    if waiting:
+        log.warning("these settings take effect at the next start", fields=waiting)
 
 
 def _keys(local: LocalConfig, started_with: LocalConfig) -> list[SigningKey]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from banditroute.cli.options import AsJson
@@ -84,7 +85,7 @@ def _print(result: Simulation) -> None:
         out.print(_table(weight))
 
 
-def _table(weight: WeightResult) -> object:
+def _table(weight: WeightResult) -> RenderableType:
     rows = []
     for policy in weight.policies:
         spread = "" if math.isnan(policy.regret_ci95) else f" ± {policy.regret_ci95:.1f}"

@@ -21,6 +21,7 @@ def _exp2_coefficients() -> tuple[float, ...]:
 
 
 _EXP2 = _exp2_coefficients()
+_LOST = 1e-14  # of a diagonal element: a pivot as small is rounding, for d up to 17 and more
 
 
 def exp2(x: float) -> float:
@@ -60,19 +61,15 @@ def pack(full: Sequence[Sequence[float]]) -> tuple[float, ...]:
     return tuple(full[i][j] for i in range(len(full)) for j in range(i, len(full)))
 
 
-def solve_spd(
-    matrix: Sequence[Sequence[float]], right: Sequence[float], *, least: Sequence[float] | None = None
-) -> tuple[list[float], list[list[float]]]:
+def solve_spd(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> tuple[list[float], list[list[float]]]:
     """Solves A x = b for a symmetric positive definite A by Cholesky; returns x and A's inverse.
 
     Args:
         matrix: A, shape (d, d).
         right: b, shape (d,).
-        least: shape (d,), above 0, where A is diag(least) plus something positive semidefinite. No exact
-            pivot is below it then, so a computed one that is has been lost to rounding and is lifted.
 
     Raises:
-        ValueError: A is not positive definite; never with a `least`.
+        ValueError: A is not positive definite, or not to working precision.
     """
     d = len(matrix)
     low = [[0.0] * d for _ in range(d)]
@@ -83,9 +80,7 @@ def solve_spd(
             for k in range(j):
                 total -= row_i[k] * row_j[k]
             if i == j:
-                if least is not None and total < least[i]:
-                    total = least[i]
-                if not total > 0.0:
+                if not total > _LOST * matrix[i][i]:
                     raise ValueError("matrix is not positive definite")
                 low[i][i] = math.sqrt(total)
             else:

@@ -36,12 +36,13 @@ class Weights(NamedTuple):
 
 
 class Arm(NamedTuple):
-    """One arm at one state."""
+    """One arm at one state. `quality_mean` and `quality_stddev` are at the mean context."""
 
     model: ModelSettings
     posterior: Posterior
     consumption: Consumption
-    stddev: float  # of quality at the mean context
+    quality_mean: float
+    quality_stddev: float
 
 
 def scaled_cost(settings: CategorySettings, cost_usd: float) -> float:
@@ -55,13 +56,14 @@ def scaled_cost(settings: CategorySettings, cost_usd: float) -> float:
 class View:
     """One category at one state: immutable but for a cache of plans, which a race can only fill twice."""
 
-    __slots__ = ("_plans", "arms", "schema", "settings", "weights")
+    __slots__ = ("_delays", "_plans", "arms", "schema", "settings", "weights")
 
     def __init__(self, settings: CategorySettings, weights: Weights, arms: Sequence[Arm]) -> None:
         self.settings = settings
         self.schema = settings.schema
         self.weights = weights
         self.arms = tuple(arms)
+        self._delays = tuple([self._delay(arm.consumption.latency_s) for arm in arms])
         self._plans: dict[tuple[object, ...], Plan] = {}
 
     def plan(self, query: RouteQuery) -> Plan:
@@ -82,64 +84,71 @@ class View:
             self._plans[key] = plan
         return plan
 
-    def quality(self, arm: Arm, z: Sequence[float]) -> tuple[float, float]:
-        """Posterior mean and standard deviation of the arm's quality at context z, shape (d,)."""
-        mean, covariance, _ = arm.posterior
-        if len(z) == 1:
-            return mean[0], arm.stddev
-        value = variance = 0.0
-        for z_i, mean_i, row in zip(z, mean, covariance, strict=True):
-            value += z_i * mean_i
-            inner = 0.0
-            for z_j, cov in zip(z, row, strict=True):
-                inner += z_j * cov
-            variance += z_i * inner
-        return value, math.sqrt(max(variance, 0.0))
-
-    def utility(self, quality: float, cost_usd: float, latency_s: float | None) -> float:
-        """Expected utility in quality points."""
-        value = quality - self.weights.cost * scaled_cost(self.settings, cost_usd)
-        if latency_s is not None and self.weights.latency:
-            value -= self.weights.latency * latency_s / self.settings.latency_reference_s
-        return value
+    def _delay(self, latency_s: float | None) -> float:
+        """What an arm's latency takes from its utility, in quality points; nothing while it is unknown."""
+        return self.weights.latency * latency_s / self.settings.latency_reference_s if latency_s is not None else 0.0
 
     def _plan(self, query: RouteQuery) -> Plan:
-        z = standardised(query.features, self.settings.features)
+        settings, cost_weight = self.settings, self.weights.cost
+        linear = settings.cost_scale == "linear"
+        rate = cost_weight / settings.cost_reference_usd
+        free = query[4:8] == _UNCONSTRAINED
+        asked_in, asked_out = query.input_tokens, query.output_tokens
+        z = standardised(query.features, settings.features) if settings.features else ()
         ranked = []
-        rows: list[Candidate | None] = []
+        excluded: dict[int, Candidate] = {}
         for place, arm in enumerate(self.arms):
-            model, _, use, _ = arm
-            into = use.input_tokens if query.input_tokens is None else query.input_tokens
-            out = use.output_tokens if query.output_tokens is None else query.output_tokens
+            model, belief, use, mean, stddev = arm
+            if z:
+                mean, stddev = quality(belief, z)
+            into = use.input_tokens if asked_in is None else asked_in
+            out = use.output_tokens if asked_out is None else asked_out
             computed = into * model.input_usd_per_token + out * model.output_usd_per_token
             cost = computed * use.cost_ratio if computed > 0.0 else use.unpriced_usd
-            mean, stddev = self.quality(arm, z)
-            worth = self.utility(mean, cost, use.latency_s)
-            why = exclusion(model, query, input_tokens=into, output_tokens=out, expected_cost_usd=cost)
-            row = Candidate(model.name, why, mean, stddev, cost, worth, 0.0)
-            rows.append(row)
-            if why is None:
-                ranked.append((-worth, place, row, computed))
+            worth = mean - (rate * cost if linear else cost_weight * scaled_cost(settings, cost)) - self._delays[place]
+            if not free or model.context_token_limit is not None:
+                why = exclusion(model, query, input_tokens=into, output_tokens=out, expected_cost_usd=cost)
+                if why is not None:
+                    excluded[place] = Candidate(model.name, why, mean, stddev, cost, worth, 0.0)
+                    continue
+            ranked.append((-worth, place, model.name, mean, stddev, cost, computed))
         if not ranked:
             raise NoEligibleModel(
-                self.settings.name,
-                {row.model: row.exclusion.name for row in rows if row is not None and row.exclusion is not None},
+                settings.name, {row.model: str(row.exclusion and row.exclusion.name) for row in excluded.values()}
             )
-        ranked.sort(key=lambda entry: entry[:2])
-        pure = thompson([entry[2].utility_mean for entry in ranked], [entry[2].quality_stddev for entry in ranked])
-        shares = with_floor(pure, self.settings.propensity_floor)
-        eligible = []
-        for (_, place, row, _), share in zip(ranked, shares, strict=True):
-            rows[place] = candidate = row._replace(propensity=share)
-            eligible.append(candidate)
+        ranked.sort()
+        pure = thompson([-entry[0] for entry in ranked], [entry[4] for entry in ranked])
+        shares = with_floor(pure, settings.propensity_floor)
+        eligible = tuple(
+            [
+                Candidate(name, None, mean, stddev, cost, -loss, share)
+                for (loss, _, name, mean, stddev, cost, _), share in zip(ranked, shares, strict=True)
+            ]
+        )
+        rows = excluded | {entry[1]: candidate for entry, candidate in zip(ranked, eligible, strict=True)}
         return Plan(
-            models=tuple([entry[2].model for entry in ranked]),
+            models=tuple([entry[2] for entry in ranked]),
             propensities=tuple(shares),
-            eligible=tuple(eligible),
-            candidates=tuple([row for row in rows if row is not None]),
-            computed_costs_usd=tuple([entry[3] for entry in ranked]),
+            eligible=eligible,
+            candidates=tuple([rows[place] for place in range(len(self.arms))]),
+            computed_costs_usd=tuple([entry[6] for entry in ranked]),
             unfloored=tuple(pure),
         )
+
+
+_UNCONSTRAINED = RouteQuery(category="")[4:8]
+
+
+def quality(belief: Posterior, z: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation of an arm's quality at context z, shape (d,)."""
+    value = variance = 0.0
+    for z_i, mean_i, row in zip(z, belief.mean, belief.covariance, strict=True):
+        value += z_i * mean_i
+        inner = 0.0
+        for z_j, covariance in zip(z, row, strict=True):
+            inner += z_j * covariance
+        variance += z_i * inner
+    return value, math.sqrt(max(variance, 0.0))
 
 
 def draw(plan: Plan, uniform: float) -> int:

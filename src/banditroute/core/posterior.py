@@ -218,11 +218,15 @@ def posterior(
     vector = [per_noise * x for x in cell.moment]
     matrix[0][0] += precision
     vector[0] += right
-    least = [precision] + [1.0 / RIDGE] * (dimension - 1)
     for i in range(1, dimension):
-        matrix[i][i] += least[i]
-    mean, covariance = solve_spd(matrix, vector, least=least)
-    return Posterior(mean, covariance, size)
+        matrix[i][i] += 1.0 / RIDGE
+    try:
+        return Posterior(*solve_spd(matrix, vector), size)
+    except ValueError:
+        # Contexts so large and alike that the prior drowns in rounding: as much more prior as does not.
+        for i in range(dimension):
+            matrix[i][i] *= 1.0 + 1e-9
+        return Posterior(*solve_spd(matrix, vector), size)
 
 
 class Consumption(NamedTuple):

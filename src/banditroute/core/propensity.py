@@ -20,6 +20,7 @@ NEGLIGIBLE = 4e-10
 
 SUM_TOLERANCE = 1e-7
 _MIN_STDDEV = 1e-9
+_MIN_VARIANCE = _MIN_STDDEV**2
 _SQRT_HALF = math.sqrt(0.5)
 _INV_SQRT_2PI = 1.0 / math.sqrt(2.0 * math.pi)
 _EDGES = (-7.0, -3.0, -1.0, 1.0, 3.0, 7.0)
@@ -32,7 +33,7 @@ _UNTHREADED = 499
 _CHUNKED = 2000
 """NumPy gives up the interpreter lock around 500 elements and more; in a busy server each time costs a
 wait for its return. Small integrals are therefore done in pieces below that size."""
-_NEGLIGIBLE_Z = 6.144927592639619  # Phi(-z) = 4e-10
+_NEGLIGIBLE_Z2 = 6.144927592639619**2  # Phi(-z) = 4e-10
 
 
 def beats(gap: float, stddev: float) -> float:
@@ -56,20 +57,20 @@ def thompson(means: Sequence[float], stddevs: Sequence[float]) -> list[float]:
     count = len(means)
     if count == 1:
         return [1.0]
-    best = max(range(count), key=means.__getitem__)
-    top, spread = means[best], max(stddevs[best], _MIN_STDDEV)
+    top = max(means)
+    best = means.index(top)
+    spread = stddevs[best] * stddevs[best] + _MIN_VARIANCE
     contenders = []
-    for i in range(count):
-        deviation = max(stddevs[i], _MIN_STDDEV)
-        if top - means[i] <= _NEGLIGIBLE_Z * math.sqrt(deviation * deviation + spread * spread):
+    for i, mean in enumerate(means):
+        gap, deviation = top - mean, stddevs[i]
+        if gap * gap <= _NEGLIGIBLE_Z2 * (deviation * deviation + spread):
             contenders.append(i)
     shares = [0.0] * count
     if len(contenders) == 1:
         shares[best] = 1.0
     elif len(contenders) == 2:
         other = contenders[0] if contenders[1] == best else contenders[1]
-        deviation = max(stddevs[other], _MIN_STDDEV)
-        shares[other] = beats(means[other] - top, math.sqrt(deviation * deviation + spread * spread))
+        shares[other] = beats(means[other] - top, math.sqrt(stddevs[other] * stddevs[other] + spread))
         shares[best] = 1.0 - shares[other]
     else:
         # From the leader's mean: far from 0 a small deviation would drown in rounding.
@@ -158,11 +159,16 @@ def with_floor(shares: Sequence[float], floor: float) -> list[float]:
     floor = min(floor, 0.5 / count)
     if floor <= 0.0 or count == 1:
         return list(shares)
-    lifted = {i for i, share in enumerate(shares) if share < floor}
+    lifted = [share < floor for share in shares]
+    if not any(lifted):
+        return list(shares)
     while True:
-        rest = sum(share for i, share in enumerate(shares) if i not in lifted)
-        scale = (1.0 - floor * len(lifted)) / rest
-        fallen = {i for i, share in enumerate(shares) if i not in lifted and share * scale < floor}
-        if not fallen:
-            return [floor if i in lifted else share * scale for i, share in enumerate(shares)]
-        lifted |= fallen
+        rest = 0.0
+        for share, up in zip(shares, lifted, strict=True):
+            if not up:
+                rest += share
+        scale = (1.0 - floor * sum(lifted)) / rest
+        raised = [up or share * scale < floor for share, up in zip(shares, lifted, strict=True)]
+        if raised == lifted:
+            return [floor if up else share * scale for share, up in zip(shares, lifted, strict=True)]
+        lifted = raised

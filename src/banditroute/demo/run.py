@@ -28,7 +28,6 @@ from banditroute.demo.summary import Summary, summarise
 from banditroute.demo.tally import Tally
 from banditroute.lab.source import Source
 
-MAX_REQUESTS = 20_000
 REFRESH_S = 0.5
 LINE_S = 5.0
 EXPLAIN_TIMEOUT_S = 30.0
@@ -50,8 +49,10 @@ class Report(NamedTuple):
         }
 
 
-def run_demo(source: Source, *, seconds: float, threads: int, out: Console | None, seed: int | None = None) -> Report | None:
-    """Plays `source` against a server of its own for at most `seconds`, or 20,000 requests.
+def run_demo(
+    source: Source, *, seconds: float, requests: int, threads: int, out: Console | None, seed: int | None = None
+) -> Report | None:
+    """Plays `source` against a server of its own for at most so many seconds and requests.
 
     Args:
         out: where to show it; None: nowhere.
@@ -68,24 +69,24 @@ def run_demo(source: Source, *, seconds: float, threads: int, out: Console | Non
     load(scenario.config)
     with _terminable(), tempfile.TemporaryDirectory(prefix="banditroute-demo-") as folder:
         try:
-            return _run(scenario, Path(folder), seconds=seconds, threads=threads, out=out, seed=seed)
+            return _run(scenario, Path(folder), seconds=seconds, requests=requests, threads=threads, out=out, seed=seed)
         except KeyboardInterrupt:
             return None
 
 
 def _run(
-    scenario: Scenario, folder: Path, *, seconds: float, threads: int, out: Console | None, seed: int | None
+    scenario: Scenario, folder: Path, *, seconds: float, requests: int, threads: int, out: Console | None, seed: int | None
 ) -> Report | None:
     with ServerProcess(folder, scenario.config) as server:
         if out is not None:
             out.print(
                 f"A real server on a fresh store, pid {server.pid}, listens at {server.router}.", style="dim", highlight=False
             )
-        players = Players(scenario, server.router, threads=threads, seconds=seconds, requests=MAX_REQUESTS, seed=seed)
+        players = Players(scenario, server.router, threads=threads, seconds=seconds, requests=requests, seed=seed)
         started, interrupted = time.monotonic(), False
         try:
             players.start()
-            _watch(players, scenario, server, seconds=seconds, out=out)
+            _watch(players, scenario, server, seconds=seconds, requests=requests, out=out)
         except KeyboardInterrupt:
             interrupted = True
         finally:
@@ -105,7 +106,9 @@ def _run(
     return Report(summary, explained, interrupted)
 
 
-def _watch(players: Players, scenario: Scenario, server: ServerProcess, *, seconds: float, out: Console | None) -> None:
+def _watch(
+    players: Players, scenario: Scenario, server: ServerProcess, *, seconds: float, requests: int, out: Console | None
+) -> None:
     """Shows how it goes until the players end."""
     if out is None:
         players.wait(seconds + EXPLAIN_TIMEOUT_S)
@@ -118,7 +121,7 @@ def _watch(players: Players, scenario: Scenario, server: ServerProcess, *, secon
             tally.take(players.played)
             elapsed = time.monotonic() - started
             if out.is_terminal:
-                done = 1.0 if ended else max(elapsed / seconds, tally.count / MAX_REQUESTS)
+                done = 1.0 if ended else max(elapsed / seconds, tally.count / requests)
                 try:
                     categories = admin.list_categories()
                 except RequestFailed:

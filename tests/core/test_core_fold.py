@@ -1,0 +1,330 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from core_logs import (
+    MODELS,
+    category_entry,
+    config_event,
+    decided,
+    document,
+    event,
+    fold,
+    random_log,
+    record,
+    scored,
+    signals,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from banditroute.core import posterior as learner
+from banditroute.core.fold import MEANS_EVERY, VARIANCES_EVERY, State, learn, present_factor
+from banditroute.core.posterior import posterior
+from banditroute.core.settings import canonical_json
+from banditroute.core.types import Event, EventKind
+from banditroute.log.checkpoint import checkpoint_of, decode, encode
+
+HERE = Path(__file__).parent
+
+
+@settings(max_examples=25, derandomize=True, deadline=None)
+@given(st.integers(min_value=0, max_value=10**6), st.lists(st.integers(min_value=0, max_value=299), max_size=4), st.data())
+def test_any_batching_and_any_restart_give_the_same_state(seed: int, cuts: list[int], data: st.DataObject) -> None:
+    events = random_log(seed, 300)
+    whole, transitions = fold(events)
+    state, found = fold([])
+    edges = [0, *sorted(cuts), len(events)]
+    for low, high in zip(edges, edges[1:], strict=False):
+        state, more = fold(events[low:high], state)
+        found += more
+        if data.draw(st.booleans()):
+            state = decode(encode(state))  # a restart: checkpoint, then the tail
+    assert encode(state) == encode(whole)
+    assert checkpoint_of(state).digest == checkpoint_of(whole).digest
+    assert found == transitions
+
+
+def test_events_from_json_fold_like_those_in_memory() -> None:
+    """A store gives keys back in another order, and whole floats perhaps as integers."""
+    events = random_log(5, 400)
+    stored = [each._replace(body=json.loads(canonical_json(each.body))) for each in events]
+    assert encode(fold(stored)[0]) == encode(fold(events)[0])
+
+
+def test_a_long_log_through_every_refresh_point() -> None:
+    events = random_log(1, 2 * VARIANCES_EVERY + MEANS_EVERY + 3)
+    whole, _ = fold(events)
+    for cut in (MEANS_EVERY - 1, MEANS_EVERY, VARIANCES_EVERY - 1, VARIANCES_EVERY, VARIANCES_EVERY + 1):
+        early, _ = fold(events[:cut])
+        assert encode(fold(events[cut:], decode(encode(early)))[0]) == encode(whole)
+    assert whole.pool != learner.START
+
+
+def test_the_same_bits_on_every_core_type() -> None:
+    digests = set()
+    for core in ("Haswell", "Zen", "SkylakeX"):
+        environment = {**os.environ, "OPENBLAS_CORETYPE": core, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        done = subprocess.run(
+            [sys.executable, str(HERE / "fold_digest.py")], env=environment, capture_output=True, text=True, check=True
+        )
+        digests.add(done.stdout)
+    assert len(digests) == 1
+
+
+def test_the_chain_position_and_clock_follow_the_log() -> None:
+    state, _ = fold([config_event(1, document({"chat": category_entry()}), time_us=50)])
+    state, _ = fold([scored(2, 1, decided("chat", "ant"), 0.5, time_us=40)], state)
+    assert (state.position, state.chain, state.append_time_us) == (2, (2).to_bytes(4, "big"), 50)
+
+
+@pytest.mark.parametrize("strange", [{"kind": "spend"}, {"kind": ""}, {"fold_version": 2}])
+def test_events_of_a_newer_version_halt(strange: dict[str, Any]) -> None:
+    from banditroute.core.errors import FoldHalted
+
+    state, _ = fold([config_event(1, document({"chat": category_entry()}))])
+    with pytest.raises(FoldHalted, match="upgrade"):
+        learn(state, scored(2, 1, decided("chat", "ant"), 0.5)._replace(**strange))
+
+
+def test_operator_weights_lie_above_the_file_until_cleared() -> None:
+    def changed(position: int, **changes: float | None) -> Event:
+        body = {"action": "set_weights", "category": "chat", "changes": changes}
+        return event(position, body, kind=EventKind.OPERATOR)
+
+    state, found = fold([config_event(1, document({"chat": category_entry()})), changed(2, cost_weight=0.7, latency_weight=0.0)])
+    assert not found
+    assert state.overrides == {"chat": {"cost_weight": 0.7, "latency_weight": 0.0}}
+    state, _ = fold([config_event(3, document({"chat": category_entry(cost_weight=0.2)}))], state)
+    assert state.overrides["chat"]["cost_weight"] == 0.7
+    state, _ = fold([changed(4, cost_weight=None)], state)
+    assert state.overrides == {"chat": {"latency_weight": 0.0}}
+    state, found = fold([changed(5, latency_weight=None)], state)
+    assert state.overrides == {}
+    assert not found
+    assert state.categories["chat"].revision == 5
+
+
+def test_removed_models_keep_their_evidence_and_feedback_for_them_is_recorded() -> None:
+    state, _ = fold([config_event(1, document({"chat": category_entry()})), scored(2, 1, decided("chat", "dog"), 0.5)])
+    held = state.categories["chat"].cells["dog"]
+    state, _ = fold([config_event(3, document({"chat": category_entry(models=["ant"])}))], state)
+    state, found = fold([scored(4, 2, decided("chat", "dog"), 0.9)], state)
+    assert (state.recorded_count, found) == (1, [])
+    assert state.categories["chat"].cells["dog"] == held
+    state, _ = fold([config_event(5, document({"sums": category_entry()}))], state)
+    state, found = fold([scored(6, 3, decided("chat", "ant"), 0.9)], state)
+    assert (state.recorded_count, found) == (2, [])
+    state, _ = fold([config_event(7, document({"chat": category_entry()}))], state)
+    assert state.categories["chat"].cells["dog"] == held
+
+
+def test_off_policy_evidence_lands_on_the_model_that_it_names() -> None:
+    after = record(1, signals(("ant", "eval_score", 0.2), ("bee", "rating", 0.8)))
+    body = {"decision": decided("chat", "ant"), "before": None, "after": after}
+    state, _ = fold([config_event(1, document({"chat": category_entry()})), event(2, body)])
+    cells = state.categories["chat"].cells
+    assert (cells["ant"].moment, cells["ant"].off_policy_count) == ((0.2,), 0)
+    assert (cells["bee"].moment, cells["bee"].off_policy_count) == ((0.8,), 1)
+
+
+# --- any event at all ------------------------------------------------------------------------------
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([10**400, -(10**400), 2**53 + 1, 0, -1, ""])
+    | st.floats(allow_nan=True, allow_infinity=True)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+BASE = document({"chat": category_entry(features={"size": {"mean": 0.0, "stddev": 1.0}}, half_life_count=10)})
+VALID: dict[str, Any] = {
+    EventKind.CONFIG: {"document": BASE},
+    EventKind.OPERATOR: {"action": "set_weights", "category": "chat", "changes": {"cost_weight": 0.3}},
+    EventKind.FEEDBACK: {
+        "decision": decided("chat", "ant", features={"size": 2.0}),
+        "before": {"signals": signals(("ant", "eval_score", 0.3)), "attempts": {"ant\x1f": {"error": 0, "observe_us": 1}}},
+        "after": record(
+            3,
+            signals(("ant", "eval_score", 0.3), ("bee", "rating", 0.4)),
+            {"ant\x1f": {"error": 0, "observe_us": 1, "input_tokens": 5, "output_tokens": 6, "cost_usd": 0.1, "latency_s": 1.0}},
+        ),
+    },
+}
+
+
+def paths(node: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    found = [at]
+    if isinstance(node, dict):
+        for key, inner in node.items():
+            found += paths(inner, (*at, key))
+    elif isinstance(node, list):
+        for index, inner in enumerate(node):
+            found += paths(inner, (*at, index))
+    return found
+
+
+def mutated(drawn: st.DrawFn, body: Any) -> Any:
+    body = json.loads(json.dumps(body))
+    for _ in range(drawn(st.integers(min_value=1, max_value=2))):
+        path = drawn(st.sampled_from(paths(body)))
+        if not path:
+            return drawn(JSON)
+        inner = body
+        for step in path[:-1]:
+            inner = inner[step]
+        action = drawn(st.sampled_from(("drop", "replace", "add")))
+        if action == "drop":
+            del inner[path[-1]]
+        elif action == "add" and isinstance(inner[path[-1]], dict):
+            inner[path[-1]][drawn(st.text(max_size=4))] = drawn(JSON)
+        else:
+            inner[path[-1]] = drawn(JSON)
+    return body
+
+
+@st.composite
+def arbitrary_events(drawn: st.DrawFn) -> tuple[str, Any]:
+    kind = drawn(st.sampled_from(list(VALID)))
+    return kind, drawn(JSON) if drawn(st.integers(0, 9)) == 0 else mutated(drawn, VALID[kind])
+
+
+def started() -> State:
+    state, found = fold(
+        [
+            config_event(1, BASE),
+            scored(2, 1, decided("chat", "ant", features={"size": 1.0}), 0.7),
+            scored(3, 2, decided("chat", "bee", features={"size": -1.0}), 0.2),
+        ]
+    )
+    assert not found
+    return state
+
+
+STARTED = started()
+
+
+@settings(max_examples=1500, derandomize=True, deadline=None)
+@given(arbitrary_events(), st.sampled_from([4, MEANS_EVERY, VARIANCES_EVERY]))
+def test_arbitrary_events_never_raise(strange: tuple[str, Any], position: int) -> None:
+    kind, body = strange
+    before = encode(STARTED)
+    state, transitions = learn(STARTED, event(position, body, kind=kind))
+    assert encode(STARTED) == before
+    assert (state.position, state.append_time_us) == (position, 10**12)
+    if transitions:
+        (only,) = transitions
+        assert (only.kind, only.position, only.index) == ("event_skipped", position, 1)
+        assert state.skipped_count == 1
+        restored = state._replace(
+            position=STARTED.position, chain=STARTED.chain, pool=STARTED.pool, skipped_count=STARTED.skipped_count
+        )
+        assert encode(restored) == before
+    else:
+        assert state.skipped_count == 0
+        # What was taken can be kept, read back, believed and learned upon.
+        assert encode(decode(encode(state))) == encode(state)
+        for name, settings_ in state.settings.categories.items():
+            category = state.categories[name]
+            for model in settings_.models:
+                belief = posterior(
+                    category.cells[model],
+                    factor=present_factor(state, category),
+                    settings=settings_,
+                    pooled=state.pool.of(model),
+                    spread=state.pool.spread,
+                    prior=state.settings.prior(name, model),
+                )
+                assert all(map(np.isfinite, belief.mean))
+        state, _ = learn(state, scored(MEANS_EVERY * 100, 9, decided("chat", "ant", features={"size": 0.5}), 0.5))
+
+
+@pytest.mark.parametrize("kind", list(VALID))
+def test_the_bodies_that_are_mutated_are_valid_themselves(kind: str) -> None:
+    _, transitions = learn(STARTED, event(4, VALID[kind], kind=kind))
+    assert transitions == ()
+
+
+@pytest.mark.parametrize("kind", list(VALID))
+def test_every_single_key_that_goes_missing_or_bad_is_survived(kind: str) -> None:
+    for path in paths(VALID[kind])[1:]:
+        for bad in (None, "x", float("nan"), float("inf"), -1, 1e308, 10**400, [], {}, [[[]]], True):
+            body = json.loads(json.dumps(VALID[kind]))
+            inner = body
+            for step in path[:-1]:
+                inner = inner[step]
+            inner[path[-1]] = bad
+            state, transitions = learn(STARTED, event(4, body, kind=kind))
+            assert len(transitions) == state.skipped_count
+            encode(state)
+
+
+# --- the batch -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "half_life"), [(100_000, None), (10_000, 400)])
+def test_many_events_equal_the_batch_posterior(count: int, half_life: int | None) -> None:
+    """Feedback with duplicates and corrections, against hand-written linear algebra with the same variance components."""
+    rng = random.Random(11)
+    models = MODELS[:3]
+    features = {"hard": {"mean": 0.0, "stddev": 1.0}, "size": {"mean": 6.0, "stddev": 1.5}}
+    entry = category_entry(models=list(models), features=features, half_life_count=half_life)
+    state, _ = fold([config_event(1, document({"chat": entry}))])
+    rows: list[tuple[dict[str, Any], float]] = []
+    position = 1
+    while position < count:
+        position += 1
+        turn = rng.random()
+        if turn < 0.85 or not rows:
+            decision = decided("chat", rng.choice(models), features={"hard": rng.gauss(0, 1), "size": rng.gauss(6, 1.5)})
+            value = min(1.0, max(0.0, rng.gauss(0.6, 0.2)))
+            rows.append((decision, value))
+            made = scored(position, len(rows), decision, value)
+        else:
+            which = rng.randrange(len(rows))
+            decision, old = rows[which]
+            value = old if turn < 0.9 else rng.random()
+            rows[which] = (decision, value)
+            made = scored(position, which + 1, decision, value, before=old)
+        state, found = learn(state, made)
+        assert not found
+    category = state.categories["chat"]
+    settings_ = state.settings.categories["chat"]
+    ages = len(rows) - np.arange(1, len(rows) + 1)
+    weights = np.ones(len(rows)) if half_life is None else 0.5 ** (ages / half_life)
+    context = np.array([decision["context"] for decision, _ in rows])
+    z = np.column_stack([np.ones(len(rows)), context[:, 0], (context[:, 1] - 6.0) / 1.5])
+    y = np.array([value for _, value in rows])
+    drawn = np.array([decision["model"] for decision, _ in rows])
+    worst = 0.0
+    for model in models:
+        pooled, spread = state.pool.of(model), state.pool.spread
+        mine = drawn == model
+        information = (z[mine] * weights[mine, None]).T @ z[mine]
+        moment = z[mine].T @ (weights[mine] * y[mine])
+        prior = np.diag([1.0 / (spread + pooled.variance), 1.0 / learner.RIDGE, 1.0 / learner.RIDGE])
+        precision = prior + information / pooled.noise
+        right = moment / pooled.noise
+        right[0] += prior[0, 0] * pooled.mean
+        mean, covariance = np.linalg.solve(precision, right), np.linalg.inv(precision)
+        found_ = posterior(
+            category.cells[model],
+            factor=present_factor(state, category),
+            settings=settings_,
+            pooled=pooled,
+            spread=spread,
+            prior=None,
+        )
+        worst = max(worst, float(np.abs(np.array(found_.mean) - mean).max()), float(np.abs(np.array(found_.covariance) - covariance).max()))
+    assert worst <= 1e-9

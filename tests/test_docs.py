@@ -1,0 +1,92 @@
+"""What the documents say is run, and what is generated is up to date."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+import banditroute
+from banditroute.config import load
+from banditroute.core.settings import parse_shared
+from banditroute.server import Server, ServerSettings
+from banditroute.wiring import open_engine
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_readme_client_example_runs_against_a_real_server(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = [block for block in blocks("python") if "Client(" in block]
+    engine = open_engine(load(ROOT / "examples" / "banditroute.yaml"), store="memory:", threaded=True)
+    server = Server(engine, listen="127.0.0.1:0", settings=ServerSettings(drain_s=0.0, grace_s=1.0))
+    server.start()
+    try:
+        assert engine.wait_ready(30)
+        exec(compile(code.replace("127.0.0.1:50051", f"127.0.0.1:{server.port}"), "README.md", "exec"), {})
+        assert engine.category("summarise").feedback_count == 20
+    finally:
+        server.stop()
+    assert "gpt-4o" in capsys.readouterr().out
+
+
+def test_readme_client_example_has_about_twenty_lines() -> None:
+    (code,) = [block for block in blocks("python") if "Client(" in block]
+    assert len(code.splitlines()) <= 20
+
+
+def test_readme_library_example_runs() -> None:
+    (code,) = [block for block in blocks("python") if "Router.from_config" in block]
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_readme_configuration_is_valid(tmp_path: Path) -> None:
+    (text,) = blocks("yaml")
+    (tmp_path / "priors.yaml").write_text("summarise: {gpt-4o: {quality: 0.9, effective_sample_size: 20}}\n")
+    (tmp_path / "banditroute.yaml").write_text(text)
+    config = load(tmp_path / "banditroute.yaml")
+    assert list(config.shared["categories"]) == ["summarise"]
+
+
+def test_example_configuration_is_valid() -> None:
+    from banditroute.config import resolved
+
+    settings = parse_shared(resolved(load(ROOT / "examples" / "banditroute.yaml").shared, {}))
+    assert "summarise" in settings.categories
+
+
+def test_configuration_reference_is_up_to_date() -> None:
+    made = runpy.run_path(str(ROOT / "tools" / "reference.py"))["text"]()
+    page = (ROOT / "docs" / "reference" / "configuration.md").read_text(encoding="utf-8")
+    assert page == made, "run `python tools/reference.py`"
+
+
+def test_every_configuration_field_says_what_it_does() -> None:
+    for _, model in runpy.run_path(str(ROOT / "tools" / "reference.py"))["SECTIONS"]:
+        assert model.__doc__
+        assert [name for name, field in model.model_fields.items() if not field.description] == []
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("simulations/*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_public_names() -> None:
+    assert banditroute.__all__ == sorted(banditroute.__all__)
+    public = {name for name in vars(banditroute) if not name.startswith("_")} - _submodules()
+    assert public | {"__version__"} == set(banditroute.__all__)
+    for name in set(banditroute.__all__) - {"__version__"}:
+        assert getattr(banditroute, name).__doc__, f"{name} has no docstring"
+
+
+def _submodules() -> set[str]:
+    folder = Path(banditroute.__file__).parent
+    return {path.stem for path in folder.glob("*.py")} | {path.name for path in folder.iterdir() if path.is_dir()}
