@@ -414,6 +414,16 @@ class Engine:
             position = self._append(EventKind.OPERATOR, body)
             return self.category(category), position
 
+    def replace_signer(self, signer: TokenSigner) -> None:
+        """Rotates the signing keys: the new signer's first key signs from now on, all of them verify.
+
+        Raises:
+            StoreKeyMismatch: none of its keys is known to the log; the old signer stays.
+            StoreError
+        """
+        self._log.key_checks(signer.key_checks())
+        self.signer = signer
+
     # --- looking ---
 
     def category(self, name: str) -> CategoryReport:

@@ -32,8 +32,13 @@ def logger(name: str) -> structlog.stdlib.BoundLogger:
 
 def configure(*, json: bool, level: str = "INFO") -> None:
     """Sends this process's log lines to standard error, one JSON object a line or for a terminal."""
-    renderer: structlog.typing.Processor = structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer()
-    last = [structlog.processors.dict_tracebacks] if json else []
+    # Tracebacks without local variables: those may hold keys.
+    if json:
+        frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        last: list[structlog.typing.Processor] = [structlog.processors.ExceptionRenderer(frames)]
+        renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
+    else:
+        last, renderer = [], structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

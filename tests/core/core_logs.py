@@ -49,7 +49,10 @@ def category_entry(**changes: Any) -> dict[str, Any]:
 
 
 def document(
-    categories: Mapping[str, Mapping[str, Any]], *, models: Mapping[str, Any] | None = None, priors: Mapping[str, Any] | None = None
+    categories: Mapping[str, Mapping[str, Any]],
+    *,
+    models: Mapping[str, Any] | None = None,
+    priors: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     return {
         "models": dict(models) if models else {name: model_entry(into=i, out=o) for name, (i, o) in PRICES.items()},
@@ -59,7 +62,9 @@ def document(
     }
 
 
-def event(position: int, body: Any, *, kind: str = EventKind.FEEDBACK, time_us: int = 10**12, fold_version: int = FOLD_VERSION) -> Event:
+def event(
+    position: int, body: Any, *, kind: str = EventKind.FEEDBACK, time_us: int = 10**12, fold_version: int = FOLD_VERSION
+) -> Event:
     return Event(position, time_us, kind, fold_version, body, position.to_bytes(4, "big"))
 
 
@@ -84,8 +89,10 @@ def signals(*entries: tuple[str, str, float], weight: float = 1.0, source: str =
     return {SEPARATOR.join((model, kind, source)): [value, weight, 0] for model, kind, value in entries}
 
 
-def record(ordinal: int, said: Mapping[str, Any], attempts: Mapping[str, Any] | None = None, *, time_us: int = 10**12) -> dict[str, Any]:
-    return {"ordinal": ordinal, "position": 1, "time_us": time_us, "signals": dict(said), "attempts": dict(attempts or {})}
+def record(
+    ordinal: int, said: Mapping[str, Any], attempts: Mapping[str, Any] | None = None, *, time_us: int = 10**12, position: int = 1
+) -> dict[str, Any]:
+    return {"ordinal": ordinal, "position": position, "time_us": time_us, "signals": dict(said), "attempts": dict(attempts or {})}
 
 
 def scored(
@@ -94,7 +101,8 @@ def scored(
     """Feedback of one evaluation score on the drawn model; `before` makes it a correction."""
     model = decision["model"]
     was = None if before is None else {"signals": signals((model, "eval_score", before)), "attempts": {}}
-    after = record(ordinal, signals((model, "eval_score", value)), time_us=time_us)
+    first = position if before is None else 1
+    after = record(ordinal, signals((model, "eval_score", value)), time_us=time_us, position=first)
     return event(position, {"decision": dict(decision), "before": was, "after": after}, time_us=time_us)
 
 
@@ -173,7 +181,9 @@ def _random_decision(rng: random.Random, shared: Mapping[str, Any]) -> dict[str,
 
 def _random_feedback(rng: random.Random) -> tuple[tuple[Signal, ...], tuple[Attempt, ...]]:
     said = [
-        Signal(kind, rng.choice((0.0, 1.0, round(rng.random(), 2))), rng.choice(("", "judge")), rng.choice((1.0, 0.25, 3.0)), model)
+        Signal(
+            kind, rng.choice((0.0, 1.0, round(rng.random(), 2))), rng.choice(("", "judge")), rng.choice((1.0, 0.25, 3.0)), model
+        )
         for kind in rng.sample(list(SignalKind), rng.randint(0, 3))
         for model in rng.sample(("", "bee", "dog"), rng.choice((1, 1, 2)))
     ]

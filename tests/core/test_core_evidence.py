@@ -116,6 +116,43 @@ def test_feedback_then_correction_is_the_corrected_value_from_the_start(ageing: 
     assert a.cells["ant"].feedback_count == b.cells["ant"].feedback_count == 1 + gap
 
 
+@pytest.mark.parametrize("former", AGEINGS)
+@pytest.mark.parametrize("latter", AGEINGS)
+def test_a_correction_carries_its_own_weight_across_a_change_of_half_life(
+    former: Mapping[str, Any], latter: Mapping[str, Any]
+) -> None:
+    def run(first_value: float, *, correct: bool) -> State:
+        state = state_of(former)
+        position, ordinal = 1, 0
+        for block in range(2):
+            for i in range(20):
+                position, ordinal = position + 1, ordinal + 1
+                value = first_value if ordinal == 7 else 0.5
+                made = scored(position, ordinal, decided("chat", "ant"), value, time_us=START_US + (30 * block + i) * SECOND // 4)
+                state, found = fold([made], state)
+                assert not found
+            position += 1
+            if block == 0:
+                late = START_US + 21 * SECOND // 4
+                state, _ = fold([config_event(position, document({"chat": category_entry(**latter)}), time_us=late)], state)
+        if correct:
+            end = START_US + 15 * SECOND
+            after = record(7, signals(("ant", "eval_score", 1.0)), time_us=START_US + 6 * SECOND // 4, position=8)
+            before = {"signals": signals(("ant", "eval_score", first_value)), "attempts": {}}
+            body = {"decision": decided("chat", "ant"), "before": before, "after": after}
+            state, found = fold([event(position, body, time_us=end)], state)
+            assert not found
+        return state
+
+    corrected, direct = (
+        run(value, correct=correct).categories["chat"].cells["ant"] for value, correct in ((0.0, True), (1.0, False))
+    )
+    assert corrected.information == direct.information
+    assert corrected.moment[0] == pytest.approx(direct.moment[0], rel=1e-12)
+    assert corrected.square == pytest.approx(direct.square, rel=1e-12)
+    assert corrected.moment[0] <= corrected.information[0]
+
+
 @pytest.mark.parametrize("ageing", AGEINGS)
 def test_order_does_not_matter_and_equals_explicit_weights(ageing: Mapping[str, Any]) -> None:
     rng = random.Random(7)
@@ -178,7 +215,9 @@ def test_rebasing_scales_by_powers_of_two_and_nothing_else(half_life: int, steps
     assert scaled(moved.cells["m"], math.ldexp(1.0, steps)) == cell
     # A reader at any later place sees the same numbers.
     kept = ageing.weight(0, relative_to=place)
-    assert ageing.weight(moved.landmark, relative_to=place) * moved.cells["m"].square == pytest.approx(kept * cell.square, rel=1e-12)
+    assert ageing.weight(moved.landmark, relative_to=place) * moved.cells["m"].square == pytest.approx(
+        kept * cell.square, rel=1e-12
+    )
 
 
 def test_forward_weights_stay_bounded_over_a_long_life() -> None:
@@ -245,8 +284,11 @@ def test_usage_by_hand() -> None:
     whole = attempt(input_tokens=1000, output_tokens=500, cached_input_tokens=400, cost_usd=0.004, latency_s=2.0)
     usage, failed = usage_of(whole, model=PRICED, decided_cost_usd=9.0)
     assert not failed
-    assert usage == Usage(1, 1000, 1, 500, 1, pytest.approx(600e-6 + 200e-6 + 1000e-6), 0.004, 1, 2.0, 0, 0)
-    assert usage_of(attempt(cost_usd=0.004), model=PRICED, decided_cost_usd=0.002)[0] == Usage(cost_n=1, computed_usd=0.002, reported_usd=0.004)
+    assert usage == Usage(1, 1000, 1, 500, 1, usage.computed_usd, 0.004, 1, 2.0, 0, 0)
+    assert usage.computed_usd == pytest.approx(600e-6 + 200e-6 + 1000e-6)
+    assert usage_of(attempt(cost_usd=0.004), model=PRICED, decided_cost_usd=0.002)[0] == Usage(
+        cost_n=1, computed_usd=0.002, reported_usd=0.004
+    )
     assert usage_of(attempt(cost_usd=0.004), model=PRICED, decided_cost_usd=None)[0] == Usage()
     assert usage_of(attempt(cost_usd=0.004), model=FREE, decided_cost_usd=0.0)[0] == Usage(unpriced_n=1, unpriced_usd=0.004)
     assert usage_of(attempt(error=1, latency_s=30.0), model=PRICED, decided_cost_usd=1.0) == (Usage(), True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -43,7 +44,7 @@ def test_any_batching_and_any_restart_give_the_same_state(seed: int, cuts: list[
     whole, transitions = fold(events)
     state, found = fold([])
     edges = [0, *sorted(cuts), len(events)]
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in itertools.pairwise(edges):
         state, more = fold(events[low:high], state)
         found += more
         if data.draw(st.booleans()):
@@ -164,6 +165,9 @@ VALID: dict[str, Any] = {
 }
 
 
+BAD: tuple[Any, ...] = (None, "x", float("nan"), float("inf"), -1, 1e308, 10**400, [], {}, [[[]]], True)
+
+
 def paths(node: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     found = [at]
     if isinstance(node, dict):
@@ -259,7 +263,7 @@ def test_the_bodies_that_are_mutated_are_valid_themselves(kind: str) -> None:
 @pytest.mark.parametrize("kind", list(VALID))
 def test_every_single_key_that_goes_missing_or_bad_is_survived(kind: str) -> None:
     for path in paths(VALID[kind])[1:]:
-        for bad in (None, "x", float("nan"), float("inf"), -1, 1e308, 10**400, [], {}, [[[]]], True):
+        for bad in BAD:
             body = json.loads(json.dumps(VALID[kind]))
             inner = body
             for step in path[:-1]:
@@ -326,5 +330,9 @@ def test_many_events_equal_the_batch_posterior(count: int, half_life: int | None
             spread=spread,
             prior=None,
         )
-        worst = max(worst, float(np.abs(np.array(found_.mean) - mean).max()), float(np.abs(np.array(found_.covariance) - covariance).max()))
+        worst = max(
+            worst,
+            float(np.abs(np.array(found_.mean) - mean).max()),
+            float(np.abs(np.array(found_.covariance) - covariance).max()),
+        )
     assert worst <= 1e-9

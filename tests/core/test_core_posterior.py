@@ -66,14 +66,16 @@ def test_forgetting_and_the_cap_scale_evidence_when_it_is_read() -> None:
     cell, pooled = cell_of(*[0.9] * 40), START.newcomer
     whole = posterior(cell, factor=0.25, settings=category(), pooled=pooled, spread=0.01, prior=None)
     ten = posterior(cell_of(*[0.9] * 10), factor=1.0, settings=category(), pooled=pooled, spread=0.01, prior=None)
-    capped = posterior(cell, factor=1.0, settings=category(max_effective_sample_size=10.0), pooled=pooled, spread=0.01, prior=None)
+    capped = posterior(
+        cell, factor=1.0, settings=category(max_effective_sample_size=10.0), pooled=pooled, spread=0.01, prior=None
+    )
     for belief in (whole, capped):
         assert belief.size == pytest.approx(10.0)
         assert belief.mean[0] == pytest.approx(ten.mean[0], rel=1e-12)
         assert belief.covariance[0][0] == pytest.approx(ten.covariance[0][0], rel=1e-12)
     # The prior neither fades nor is capped.
     faded = posterior(cell, factor=0.0, settings=category(), pooled=pooled, spread=0.01, prior=None)
-    assert (faded.mean[0], faded.covariance[0][0]) == (pytest.approx(0.5), pytest.approx(0.0725))
+    assert [faded.mean[0], faded.covariance[0][0]] == pytest.approx([0.5, 0.0725])
 
 
 @pytest.mark.parametrize("features", [{}, {"size": {"mean": 0.0, "stddev": 1.0}}])
@@ -91,7 +93,9 @@ def test_a_prior_from_a_file_counts_as_so_many_observations(features: dict[str, 
 
 
 @profile(max_examples=40, derandomize=True, deadline=None)
-@given(st.integers(min_value=1, max_value=16), st.integers(min_value=0, max_value=80), st.integers(min_value=0, max_value=2**32 - 1))
+@given(
+    st.integers(min_value=1, max_value=16), st.integers(min_value=0, max_value=80), st.integers(min_value=0, max_value=2**32 - 1)
+)
 def test_features_against_closed_form_bayesian_regression(features: int, rows: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     dimension = 1 + features
@@ -138,7 +142,8 @@ def test_means_by_hand() -> None:
     w1, w2, w3 = 1 / (0.01 + 0.006), 1 / (0.01 + 0.012), 1 / 0.07
     raw = (w1 * 0.8 + w2 * 0.6) / (w1 + w2)
     centre = (0.5 + raw + 0.1) / 3
-    assert pool.newcomer == START.newcomer._replace(mean=pytest.approx(centre))
+    assert pool.newcomer == START.newcomer._replace(mean=pool.newcomer.mean)
+    assert pool.newcomer.mean == pytest.approx(centre)
     assert pool.of("ant").mean == pytest.approx(((w1 + w2) * raw + 16 * centre) / (w1 + w2 + 16))
     assert pool.of("ant").variance == pytest.approx(1 / (w1 + w2 + 16))
     assert pool.of("bee").mean == pytest.approx((w3 * 0.1 + 16 * centre) / (w3 + 16))
@@ -167,7 +172,9 @@ def test_variances_by_hand() -> None:
 
 def test_refreshes_of_nothing() -> None:
     assert refresh_means(START, []) == START
-    assert refresh_variances(START, []) == START._replace(newcomer=START.newcomer._replace(noise=pytest.approx(START_NOISE)))
+    fresh = refresh_variances(START, [])
+    assert fresh.newcomer.noise == pytest.approx(START_NOISE)
+    assert fresh._replace(newcomer=START.newcomer) == START
 
 
 @pytest.mark.parametrize("weight", [0.1, 0.3, 1.0])
@@ -294,7 +301,9 @@ def test_the_ratio_survives_a_price_change() -> None:
 
 def test_a_price_given_late_leaves_old_bills_out_of_the_ratio() -> None:
     bills = {"ant\x1f": {"error": 0, "observe_us": 1, "input_tokens": 1000, "output_tokens": 500, "cost_usd": 0.002}}
-    free = {name: model_entry(into=0.0 if name == "ant" else i, out=0.0 if name == "ant" else o) for name, (i, o) in PRICES.items()}
+    free = {
+        name: model_entry(into=0.0 if name == "ant" else i, out=0.0 if name == "ant" else o) for name, (i, o) in PRICES.items()
+    }
     state, _ = fold([config_event(1, document({"chat": category_entry()}, models=free))])
     for i in range(50):
         body = {"decision": decided("chat", "ant", cost_usd=0.0), "before": None, "after": record(1 + i, {}, bills)}

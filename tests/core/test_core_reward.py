@@ -128,7 +128,8 @@ def test_a_fused_reward_is_at_most_one_observation(entries: dict[tuple[str, str,
 
 
 @pytest.mark.parametrize(
-    "bad", [[1.5, 1.0, 0], [-0.1, 1.0, 0], [float("nan"), 1.0, 0], [0.5, 0.0, 0], [0.5, 11.0, 0], [0.5, float("nan"), 0], [0.5, 1.0]]
+    "bad",
+    [[1.5, 1.0, 0], [-0.1, 1.0, 0], [float("nan"), 1.0, 0], [0.5, 0.0, 0], [0.5, 11.0, 0], [0.5, float("nan"), 0], [0.5, 1.0]],
 )
 def test_fuse_refuses_what_is_no_record(bad: list[float]) -> None:
     with pytest.raises(ValueError, match=r"out of range|unpack"):

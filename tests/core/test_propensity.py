@@ -117,7 +117,9 @@ def test_floor(shares: list[float], floor: float) -> None:
 def test_floor_by_hand() -> None:
     assert with_floor([0.9, 0.1, 0.0], 0.05) == pytest.approx([0.855, 0.095, 0.05])
     assert with_floor([0.9, 0.051, 0.049], 0.05) == pytest.approx([0.95 * 0.9 / 0.951, 0.95 * 0.051 / 0.951, 0.05])
-    assert with_floor([0.948, 0.05, 0.002], 0.05) == pytest.approx([0.9, 0.05, 0.05])  # the second falls below by the first's lift
+    assert with_floor([0.948, 0.05, 0.002], 0.05) == pytest.approx(
+        [0.9, 0.05, 0.05]
+    )  # the second falls below by the first's lift
     assert with_floor([1.0, 0.0, 0.0, 0.0], 0.2) == pytest.approx([0.625, 0.125, 0.125, 0.125])  # K * floor > 1/2
     assert with_floor([1.0], 0.2) == [1.0]
 

@@ -2,7 +2,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
-from conformance import DURABLE, LogSuite
+from conformance import LogSuite
+from suite import DURABLE
 
 from banditroute.log.base import EventLog
 from banditroute.log.memory import MemoryLog

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conformance import Clock, LogSuite, all_events, appended, assert_chained, checkpoint_at, evaluated, feedback, key_of
+from conformance import LogSuite
+from suite import Clock, all_events, appended, assert_chained, checkpoint_at, evaluated, feedback, key_of
 
 from banditroute.core.errors import StoreError, StoreInUse, StoreTooNew, StoreUnavailable
 from banditroute.core.types import EventKind

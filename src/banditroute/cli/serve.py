@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from collections.abc import Callable
@@ -87,26 +88,20 @@ def _when_ready(engine: Engine, closing: threading.Event, line: str) -> None:
 def _reloader(engine: Engine, path: Path, started_with: Config) -> Callable[[], None]:
     """What SIGHUP does. Raises ConfigError and StoreError, and then nothing has changed."""
 
-    def reload() -> None:
-        try:
-            _reload(engine, path, started_with)
-        except (ConfigError, StoreError) as error:
-            # Without the frames in which keys were read: a log may show their variables.
-            refusal = error.with_traceback(None)
-        else:
-            return
-        raise refusal
-
-    return reload
+    return functools.partial(_reload, engine, path, started_with)
 
 
 def _reload(engine: Engine, path: Path, started_with: Config) -> None:
     fresh = load(path)
     keys = _keys(fresh.local, started_with.local)
     signer = TokenSigner(keys, engine.info().log_id) if keys else engine.signer
-    engine._log.key_checks(signer.key_checks())
-    engine.reload(fresh.shared)
-    engine.signer = signer
+    held = engine.signer
+    engine.replace_signer(signer)
+    try:
+        engine.reload(fresh.shared)
+    except BaseException:
+        engine.signer = held
+        raise
     before, now = started_with.local._asdict(), fresh.local._asdict()
     waiting = sorted(field for field, value in now.items() if value != before[field] and field != "signing_keys_file")
     if waiting:

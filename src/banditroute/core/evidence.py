@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from banditroute.core.numerics import exp2, pack, packed_size, unpack
-from banditroute.core.settings import CategorySettings, Feature, ModelSettings, number
+from banditroute.core.settings import Feature, ModelSettings, number
 from banditroute.core.types import ErrorKind
 
 MAX_STANDARD_SCORE = 10.0
@@ -62,10 +62,20 @@ def empty_cell(dimension: int) -> Cell:
 
 
 class Ageing(NamedTuple):
-    """How evidence ages: its half-life in feedbacks of the category or in microseconds, or never."""
+    """How evidence ages: its half-life in feedbacks of the category or in microseconds, or never.
+
+    Where it was changed: `since` which position, the ordinal and time there, and the `former` half-lives, so
+    that a correction finds the weight that its decision was given. One change back is known; a decision
+    from before two of them is taken to have aged by the former all along.
+    """
 
     half_life_count: int | None
     half_life_us: int | None
+    since: int = 0
+    since_ordinal: int = 0
+    since_us: int = 0
+    former_count: int | None = None
+    former_us: int | None = None
 
     @property
     def half_life(self) -> int | None:
@@ -80,10 +90,14 @@ class Ageing(NamedTuple):
         """2^((place - relative_to) / half-life); 1 where nothing ages."""
         return 1.0 if self.half_life is None else exp2((place - relative_to) / self.half_life)
 
-
-def ageing_of(settings: CategorySettings) -> Ageing:
-    """The ageing that a category's settings ask for."""
-    return Ageing(settings.half_life_count, settings.half_life_us)
+    def forward_weight(self, *, position: int, ordinal: int, time_us: int, landmark: int) -> float:
+        """The weight of a decision whose feedback first came at `position`, for sums made with `landmark`."""
+        if position >= self.since:
+            return self.weight(self.place(ordinal=ordinal, time_us=time_us), relative_to=landmark)
+        former = Ageing(self.former_count, self.former_us)
+        change = former.place(ordinal=self.since_ordinal, time_us=self.since_us)
+        left = former.weight(former.place(ordinal=ordinal, time_us=time_us), relative_to=change)
+        return left * self.weight(self.place(ordinal=self.since_ordinal, time_us=self.since_us), relative_to=landmark)
 
 
 def scaled(cell: Cell, factor: float) -> Cell:

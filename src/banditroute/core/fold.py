@@ -18,7 +18,6 @@ from banditroute.core.evidence import (
     Cell,
     add_reward,
     add_usage,
-    ageing_of,
     empty_cell,
     finite,
     remapped,
@@ -140,11 +139,12 @@ def _configure(state: State, event: Event) -> State:
         cells: Mapping[str, Cell] = held.cells
         if held.features != wanted.features:
             cells = {model: remapped(cell, held.features, wanted.features) for model, cell in cells.items()}
-        landmark, ageing = held.landmark, ageing_of(wanted)
-        if held.ageing != ageing:
-            factor = present_factor(state, held)
+        landmark, ageing = held.landmark, held.ageing
+        if (ageing.half_life_count, ageing.half_life_us) != (wanted.half_life_count, wanted.half_life_us):
+            factor, now = present_factor(state, held), state.append_time_us
+            ageing = Ageing(wanted.half_life_count, wanted.half_life_us, event.position, held.ordinal, now, *ageing[:2])
             cells = {model: scaled(cell, factor) for model, cell in cells.items()}
-            landmark = ageing.place(ordinal=held.ordinal, time_us=state.append_time_us)
+            landmark = ageing.place(ordinal=held.ordinal, time_us=now)
         if not all(map(finite, cells.values())):
             raise ValueError(f"the evidence of {name!r} would not be finite under these features")
         missing = {model: empty_cell(1 + len(wanted.features)) for model in wanted.models if model not in cells}
@@ -189,12 +189,12 @@ def _feedback(state: State, event: Event) -> State:
             raise ValueError(f"category {name!r} was never configured")
         return state._replace(recorded_count=state.recorded_count + 1)
     category = state.categories[name]
-    ordinal, time_us = int(after["ordinal"]), int(after["time_us"])
+    position, ordinal, time_us = int(after["position"]), int(after["ordinal"]), int(after["time_us"])
     if not 0 < ordinal <= 2**53 or not 0 <= time_us <= 2**53:
         raise ValueError("ordinal or time out of range")
-    place = category.ageing.place(ordinal=ordinal, time_us=min(time_us, state.append_time_us))
-    category = _rebased(category, place)
-    weight = category.ageing.weight(place, relative_to=category.landmark)
+    time_us = min(time_us, state.append_time_us)
+    category = _rebased(category, category.ageing.place(ordinal=ordinal, time_us=time_us))
+    weight = category.ageing.forward_weight(position=position, ordinal=ordinal, time_us=time_us, landmark=category.landmark)
     names = state.schemas[decision["schema"]]
     context = decision["context"]
     if len(names) != len(context):

@@ -25,7 +25,7 @@ from banditroute.core.settings import CategorySettings, ModelSettings
 from banditroute.core.types import Candidate, Plan, Reason, RouteQuery
 
 LOG_COST_STEEPNESS = 99.0
-PLAN_CACHE_SIZE = 256
+PLAN_CACHE_SIZE = 16
 
 
 class Weights(NamedTuple):

@@ -121,7 +121,8 @@ def _attempt(found: list[FieldViolation], field: str, attempt: Attempt, drawn: s
     _tokens(found, f"{field}.usage.input_token_count", attempt.input_tokens)
     _tokens(found, f"{field}.usage.output_token_count", attempt.output_tokens)
     _tokens(found, f"{field}.usage.cached_input_token_count", attempt.cached_input_tokens)
-    if (attempt.cached_input_tokens or 0) > (attempt.input_tokens if attempt.input_tokens is not None else MAX_TOKENS):
+    cached, into = attempt.cached_input_tokens, attempt.input_tokens
+    if cached is not None and into is not None and cached > into:
         found.append(FieldViolation(f"{field}.usage.cached_input_token_count", "more than input_token_count"))
     _amount(found, f"{field}.usage.cost_usd", attempt.cost_usd, MAX_COST_USD, "USD")
     _amount(found, f"{field}.usage.latency", attempt.latency_s, MAX_SECONDS, "seconds")

@@ -234,7 +234,9 @@ class SqliteLog(EventLog):
                 self._writer.executemany("INSERT OR REPLACE INTO ordinals VALUES (?, ?)", batch.ordinals.items())
                 self._writer.execute("COMMIT")
         except Exception as error:
-            self._roll_back()
+            with suppress(sqlite3.Error):
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
             if len(works) > 1 and not isinstance(error, StoreError):  # one of them cannot be written: find it
                 for work in works:
                     self._commit([work])
@@ -251,11 +253,6 @@ class SqliteLog(EventLog):
                 future.set_result(result)
             else:
                 future.set_exception(failure)
-
-    def _roll_back(self) -> None:
-        with suppress(sqlite3.Error):
-            if self._writer.in_transaction:
-                self._writer.execute("ROLLBACK")
 
     def _push(self, batch: _Batch, kind: EventKind, body: Mapping[str, Any]) -> Event:
         event, raw = made_event(batch.tip, append_time_us=batch.time_us, kind=kind, body=body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import signal
 import sys
@@ -34,6 +35,7 @@ CALLS_PER_THREAD = 8
 ADMIN_MESSAGE_BYTES = 4 * 1024 * 1024
 # Longer than Python's 5 ms would let a folding thread hold the interpreter while Route waits.
 SWITCH_INTERVAL_S = 0.0005
+GC_THRESHOLDS = (50_000, 20, 50)
 
 log = logs.logger("banditroute.server")
 
@@ -183,6 +185,9 @@ def serve_until_signalled(
     SIGINT does not wait for the drain. Raises ListenFailed.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    # What is there now stays; of what comes, next to nothing is cyclic. Python's own pace costs Route 5 %.
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     received: queue.SimpleQueue[int] = queue.SimpleQueue()
     with _handling(received):
         server.start()
@@ -190,8 +195,10 @@ def serve_until_signalled(
         while (number := _next(received)) == signal.SIGHUP:
             try:
                 reload()
-            except Exception as error:  # a bad file must not stop a good server
-                log.exception("reload refused; the old configuration stays", cause=str(error))
+            except BanditrouteError as error:  # a bad file must not stop a good server
+                log.critical("reload refused; the old configuration stays", cause=str(error))
+            except Exception:
+                log.exception("reload failed; the old configuration stays")
             else:
                 log.info("reloaded")
     log.info("draining", signal=signal.Signals(number).name)
