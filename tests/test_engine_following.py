@@ -179,8 +179,8 @@ def test_an_event_of_a_newer_version_stops_the_fold_and_not_the_routing(clock: C
     log.newer = 3
     if with_thread:
         receipts = [engine.submit(report(decision_id, 0.5)).result() for decision_id in ids]
-        assert engine._thread is not None
-        engine._thread.join(60.0)
+        assert engine._follower._thread is not None
+        engine._follower._thread.join(60.0)
     else:
         receipts = [engine.submit(report(decision_id, 0.5)).result() for decision_id in ids]
         with pytest.raises(FoldHalted, match=r"event 3 .* upgrade"):
@@ -236,7 +236,7 @@ def test_a_full_disk_refuses_feedback_and_routing_goes_on(clock: Clock, tmp_path
 
 def test_health_returns_with_the_store_even_without_traffic(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unhealthy server gets no feedback that could show that the store is well again."""
-    monkeypatch.setattr("banditroute.engine.IDLE_WAIT_S", 0.001)
+    monkeypatch.setattr("banditroute.follower.IDLE_WAIT_S", 0.001)
     saved = threading.Event()
 
     class Failing(MemoryLog):
@@ -246,7 +246,7 @@ def test_health_returns_with_the_store_even_without_traffic(clock: Clock, monkey
 
     engine = bare(Failing(clock), clock, threaded=True)
     assert engine.wait_ready(60.0)
-    engine._store_ok = False
+    engine._follower.store_ok = False
     assert saved.wait(60.0)
     engine.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -84,8 +85,8 @@ class Router:
             RouteQuery(
                 category,
                 features or {},
-                input_tokens,
-                output_tokens,
+                _whole("input_token_count", input_tokens),
+                _whole("output_token_count", output_tokens),
                 tuple(allowed_models),
                 tuple(excluded_models),
                 tuple(required_tags),
@@ -138,17 +139,26 @@ class Router:
         signals = []
         scale = 1.0 if weight is None else weight
         for kind, value in (
-            (SignalKind.EVAL_SCORE, eval_score),
             (SignalKind.RATING, None if rating is None else rating_value(*rating)),
+            (SignalKind.EVAL_SCORE, eval_score),
             (SignalKind.ACCEPTED, accepted),
             (SignalKind.RETRIED, None if retried is None else not retried),
         ):
             if value is not None:
                 signals.append(Signal(kind, float(value), source, scale, model))
-        usage = (input_tokens, output_tokens, cached_input_tokens, cost_usd, latency_s, time_to_first_token_s)
-        attempts: tuple[Attempt, ...] = ()
-        if error is not None or any(value is not None for value in usage):
-            attempts = (Attempt(model, error_kind(error), shadow, *usage),)
+        attempt = Attempt(
+            model=model,
+            error=error_kind(error),
+            shadow=shadow,
+            input_tokens=_whole("attempts[0].usage.input_token_count", input_tokens),
+            output_tokens=_whole("attempts[0].usage.output_token_count", output_tokens),
+            cached_input_tokens=_whole("attempts[0].usage.cached_input_token_count", cached_input_tokens),
+            cost_usd=cost_usd,
+            latency_s=latency_s,
+            time_to_first_token_s=time_to_first_token_s,
+        )
+        said = error is not None or any(value is not None for value in attempt[3:])
+        attempts = (attempt,) if said else ()
         future = self.engine.submit(FeedbackReport(decision_id, tuple(signals), attempts, observe_time))
         receipt = future.result()
         self.engine.catch_up()
@@ -174,15 +184,20 @@ class Router:
         actor: str = "library",
         cost_weight: float | None = None,
         latency_weight: float | None = None,
+        clear: Iterable[str] = (),
     ) -> CategoryReport:
         """Sets weights above the configuration; the next `route` sees them.
+
+        Args:
+            clear: names of weights whose configured value is to return.
 
         Raises:
             UnknownCategory, StoreError.
             InvalidRequest: with every violation.
         """
         given = {"cost_weight": cost_weight, "latency_weight": latency_weight}
-        changes = {field: value for field, value in given.items() if value is not None}
+        changes: dict[str, float | None] = dict.fromkeys(clear)
+        changes |= {field: value for field, value in given.items() if value is not None}
         return self.engine.set_weights(category, changes, reason=reason, actor=actor)[0]
 
     def reload(self, source: str | Path | Mapping[str, Any]) -> None:
@@ -203,6 +218,16 @@ class Router:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _whole(field: str, count: int | None) -> int | None:
+    """A token count as an int: NumPy's integers are taken, fractions are not."""
+    if count is None:
+        return None
+    try:
+        return operator.index(count)
+    except TypeError:
+        raise InvalidRequest([FieldViolation(field, f"{count!r} is not a whole number")]) from None
 
 
 def rating_value(value: float, low: float, high: float) -> float:

@@ -205,7 +205,7 @@ def test_rebasing_scales_by_powers_of_two_and_nothing_else(half_life: int, steps
     cell = empty_cell(2)
     for _ in range(5):
         cell = add_reward(cell, z=(1.0, rng.random()), before=(0.0, 0.0), after=(rng.random(), 1.0), weight=1.0, off_policy=False)
-    category = CategoryState({"m": cell}, 0, 0, (), ageing, 0)
+    category = CategoryState({"m": cell}, {"m": 0}, 0, 0, (), ageing, 0)
     place = steps * half_life + half_life - 1
     moved = _rebased(category, place)
     if steps < REBASE_HALF_LIVES:
@@ -282,22 +282,19 @@ def attempt(**values: float) -> dict[str, Any]:
 
 def test_usage_by_hand() -> None:
     whole = attempt(input_tokens=1000, output_tokens=500, cached_input_tokens=400, cost_usd=0.004, latency_s=2.0)
-    usage, failed = usage_of(whole, model=PRICED, decided_cost_usd=9.0)
+    usage, failed = usage_of(whole | {"computed_usd": 0.0018})
     assert not failed
-    assert usage == Usage(1, 1000, 1, 500, 1, usage.computed_usd, 0.004, 1, 2.0, 0, 0)
-    assert usage.computed_usd == pytest.approx(600e-6 + 200e-6 + 1000e-6)
-    assert usage_of(attempt(cost_usd=0.004), model=PRICED, decided_cost_usd=0.002)[0] == Usage(
-        cost_n=1, computed_usd=0.002, reported_usd=0.004
-    )
-    assert usage_of(attempt(cost_usd=0.004), model=PRICED, decided_cost_usd=None)[0] == Usage()
-    assert usage_of(attempt(cost_usd=0.004), model=FREE, decided_cost_usd=0.0)[0] == Usage(unpriced_n=1, unpriced_usd=0.004)
-    assert usage_of(attempt(error=1, latency_s=30.0), model=PRICED, decided_cost_usd=1.0) == (Usage(), True)
-    assert usage_of(None, model=PRICED, decided_cost_usd=1.0) == (Usage(), False)
+    assert usage == Usage(1, 1000, 1, 500, 1, 0.0018, 0.004, 1, 2.0, 0, 0)
+    assert usage_of(attempt(cost_usd=0.004, computed_usd=0.002))[0] == Usage(cost_n=1, computed_usd=0.002, reported_usd=0.004)
+    assert usage_of(attempt(cost_usd=0.004))[0] == Usage()
+    assert usage_of(attempt(cost_usd=0.004, computed_usd=0.0))[0] == Usage(unpriced_n=1, unpriced_usd=0.004)
+    assert usage_of(attempt(error=1, latency_s=30.0)) == (Usage(), True)
+    assert usage_of(None) == (Usage(), False)
 
 
 def test_a_corrected_attempt_is_the_last_word() -> None:
-    first = usage_of(attempt(input_tokens=10, output_tokens=20, cost_usd=1.0, latency_s=1.5), model=PRICED, decided_cost_usd=None)
-    failed = usage_of(attempt(error=1), model=PRICED, decided_cost_usd=None)
+    first = usage_of(attempt(input_tokens=10, output_tokens=20, cost_usd=1.0, computed_usd=0.5, latency_s=1.5))
+    failed = usage_of(attempt(error=1))
     nothing = (Usage(), False)
     cell = add_usage(empty_cell(1), before=nothing, after=first, weight=0.75)
     assert cell.usage.latency_s == 0.75 * 1.5

@@ -243,11 +243,18 @@ def belief_of(state: State, name: str, model: str) -> Posterior:
 # --- tokens, cost, latency -------------------------------------------------------------------------
 
 
+def priced(attempt: dict[str, float], model: ModelSettings) -> dict[str, float]:
+    """The attempt as the engine hands it to the log: with what the price table asks for its tokens."""
+    if "input_tokens" not in attempt or "output_tokens" not in attempt:
+        return attempt
+    return attempt | {"computed_usd": model.list_cost_usd(attempt["input_tokens"], attempt["output_tokens"])}
+
+
 def used(price: str, *attempts: dict[str, float], weight: float = 1.0) -> Cell:
-    shared = parse_shared(document({"chat": category_entry()}))
+    model = parse_shared(document({"chat": category_entry()})).models[price]
     cell = empty_cell(1)
     for values in attempts:
-        usage = usage_of({"error": 0, "observe_us": 1} | values, model=shared.models[price], decided_cost_usd=None)
+        usage = usage_of(priced({"error": 0, "observe_us": 1} | values, model))
         cell = add_usage(cell, before=(Usage(), False), after=usage, weight=weight)
     return cell
 
@@ -293,7 +300,7 @@ def test_the_ratio_survives_a_price_change() -> None:
         for _ in range(200):
             billed = 0.9 * model.list_cost_usd(1000, 100)
             attempt = {"error": 0, "input_tokens": 1000, "output_tokens": 100, "cost_usd": billed}
-            after = usage_of(attempt, model=model, decided_cost_usd=None)
+            after = usage_of(priced(attempt, model))
             cell = add_usage(cell, before=(Usage(), False), after=after, weight=1.0)
     use = consumption(cell, factor=1.0, settings=category(), pooled=START.newcomer, prior=None)
     assert use.cost_ratio == pytest.approx((0.9 * 400 + COST_WEIGHT) / (400 + COST_WEIGHT))

@@ -32,7 +32,10 @@ def test_merge_by_hand() -> None:
     assert first.record == {"signals": {key("ant", "eval_score", "judge"): [0.5, 2.0, 10]}, "attempts": {}}
     assert (first.signal_dispositions, first.changed) == ((APPLIED,), True)
     again = said(first.record, score(0.5, source="judge"), at=99)
-    assert (again.signal_dispositions, again.changed, again.record) == ((DUPLICATE,), False, first.record)
+    assert (again.signal_dispositions, again.changed, again.touched) == ((DUPLICATE,), False, True)
+    assert again.record["signals"] == {key("ant", "eval_score", "judge"): [0.5, 2.0, 99]}  # observed again, and later
+    between = said(again.record, score(0.7, source="judge"), at=50)
+    assert (between.signal_dispositions, between.changed, between.touched) == ((STALE,), False, False)
     older = said(first.record, score(0.7, source="judge"), at=9)
     assert (older.signal_dispositions, older.changed, older.record) == ((STALE,), False, first.record)
     newer = said(first.record, score(0.7, source="judge", weight=5.0), at=10)
@@ -99,12 +102,12 @@ def test_the_order_of_arrival_does_not_matter(items: list[tuple[str, float, int]
 
 
 def test_fuse_by_hand() -> None:
-    one = {key("ant", "rating"): [0.8, 1.0, 0], key("ant", "retried"): [0.0, 1.0, 0], key("bee", "retried"): [1.0, 2.0, 0]}
-    fused = fuse(one, WEIGHTS)
+    one = {key("ant", "rating"): [0.8, 1.0, 0], key("ant", "retried"): [0.0, 0.25, 0], key("bee", "retried"): [1.0, 0.5, 0]}
+    fused = fuse(one)
     assert fused == {"ant": (pytest.approx(0.8 / 1.25), 1.0), "bee": (1.0, 0.5)}
-    assert fuse({key("ant", "accepted"): [0.4, 1.0, 0]}, WEIGHTS) == {"ant": (0.4, 0.5)}
-    assert fuse({key("ant", "rating"): [0.4, 1.0, 0]}, WEIGHTS | {"rating": 0.0}) == {}
-    assert fuse({}, WEIGHTS) == {}
+    assert fuse({key("ant", "accepted"): [0.4, 0.5, 0]}) == {"ant": (0.4, 0.5)}
+    assert fuse({key("ant", "rating"): [0.4, 0.0, 0]}) == {}
+    assert fuse({}) == {}
 
 
 ENTRIES = st.dictionaries(
@@ -118,21 +121,19 @@ ENTRIES = st.dictionaries(
 @given(ENTRIES, st.randoms(use_true_random=False))
 def test_a_fused_reward_is_at_most_one_observation(entries: dict[tuple[str, str, str], Any], rng: random.Random) -> None:
     record = {key(*name): list(entry) for name, entry in entries.items()}
-    fused = fuse(record, WEIGHTS)
+    fused = fuse(record)
     for reward, weight in fused.values():
         assert 0.0 <= reward <= 1.0
         assert 0.0 < weight <= 1.0
     items = list(record.items())
     rng.shuffle(items)
-    assert fuse(dict(items), WEIGHTS) == fused  # to the last bit
+    assert fuse(dict(items)) == fused  # to the last bit
 
 
 @pytest.mark.parametrize(
     "bad",
-    [[1.5, 1.0, 0], [-0.1, 1.0, 0], [float("nan"), 1.0, 0], [0.5, 0.0, 0], [0.5, 11.0, 0], [0.5, float("nan"), 0], [0.5, 1.0]],
+    [[1.5, 1.0, 0], [-0.1, 1.0, 0], [float("nan"), 1.0, 0], [0.5, -0.1, 0], [0.5, 11.0, 0], [0.5, float("nan"), 0], [0.5, 1.0]],
 )
 def test_fuse_refuses_what_is_no_record(bad: list[float]) -> None:
     with pytest.raises(ValueError, match=r"out of range|unpack"):
-        fuse({key("ant", "rating"): bad}, WEIGHTS)
-    with pytest.raises(KeyError):
-        fuse({key("ant", "applause"): [0.5, 1.0, 0]}, WEIGHTS)
+        fuse({key("ant", "rating"): bad})

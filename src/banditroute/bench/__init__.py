@@ -10,9 +10,10 @@ import platform
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from banditroute.bench import decide, feedback, serving
+from banditroute.bench import decide, feedback, propensity, serving
 
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
+    "propensity": propensity.run,
     "decide": decide.run,
     "serving": serving.run,
     "feedback": feedback.run,

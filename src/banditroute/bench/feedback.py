@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from banditroute.bench.load import BATCH_ROUTE, FEEDBACK, Target, closed_loop, serving
+from banditroute.bench.load import BATCH_ROUTE, FEEDBACK, Target, caller, closed_loop, serving
 from banditroute.v1 import router_pb2 as pb
 
 CLIENTS = 64
@@ -13,7 +13,7 @@ CLIENTS = 64
 
 def _requests(target: Target, count: int) -> list[bytes]:
     """Feedback on so many fresh decisions."""
-    call = target.channel.unary_unary(BATCH_ROUTE)
+    call = caller(target.channel, BATCH_ROUTE)
     batch = pb.BatchRouteRequest(requests=[pb.RouteRequest(category="four")] * 100).SerializeToString()
     answers = [pb.BatchRouteResponse.FromString(call(batch)) for _ in range(-(-count // 100))]
     ids = [result.response.decision_id for answer in answers for result in answer.results]

@@ -58,9 +58,14 @@ def serving(kind: str) -> Iterator[Target]:
                 os.sched_setaffinity(0, set(cores))
 
 
+def caller(channel: grpc.Channel, method: str) -> grpc.UnaryUnaryMultiCallable[bytes, bytes]:
+    """Calls `method` with serialised requests; answers are not parsed."""
+    return channel.unary_unary(method)
+
+
 def until_ready(channel: grpc.Channel) -> None:
     """Returns when the server has adopted its configuration."""
-    call = channel.unary_unary(ROUTE)
+    call = caller(channel, ROUTE)
     for _ in range(200):
         try:
             call(pb.RouteRequest(category="cached").SerializeToString(), timeout=5)
@@ -83,7 +88,7 @@ def cpu_seconds(process: subprocess.Popen[str]) -> float:
 
 def closed_loop(target: Target, method: str, requests: Sequence[bytes], *, under_way: int, seconds: float) -> dict[str, Any]:
     """Calls a second with `under_way` calls always under way, and how busy the server's core was."""
-    call = target.channel.unary_unary(method)
+    call = caller(target.channel, method)
     done = threading.Event()
     lock = threading.RLock()  # a call that is done at once calls back at once
     counts = {"finished": 0, "failed": 0, "next": 0, "running": under_way}
@@ -94,7 +99,7 @@ def closed_loop(target: Target, method: str, requests: Sequence[bytes], *, under
         counts["next"] = i + 1
         call.future(requests[i % len(requests)], timeout=30).add_done_callback(finish)
 
-    def finish(future: grpc.Future) -> None:
+    def finish(future: grpc.Future[bytes]) -> None:
         with lock:
             counts["finished" if future.exception() is None else "failed"] += 1
             if time.perf_counter() < stop_at:
@@ -116,14 +121,14 @@ def closed_loop(target: Target, method: str, requests: Sequence[bytes], *, under
 
 def open_loop(target: Target, method: str, requests: Sequence[bytes], *, per_s: float, seconds: float) -> dict[str, Any]:
     """Latency in ms at a fixed rate of calls, each from the moment when it was due."""
-    call = target.channel.unary_unary(method)
+    call = caller(target.channel, method)
     count = max(1, int(per_s * seconds))
     latencies = np.zeros(count)
     left = threading.Semaphore(0)
     start = time.perf_counter() + 0.05
 
     def arrived(i: int, due: float) -> Any:
-        def note(_: grpc.Future) -> None:
+        def note(_: grpc.Future[bytes]) -> None:
             latencies[i] = time.perf_counter() - due
             left.release()
 

@@ -108,8 +108,9 @@ def draw_z(draws: int, seed: int) -> float:
     )
 
 
-def run(cases: int = 1000, draws: int = 1_000_000, seed: int = 0) -> dict[str, Any]:
+def run(*, quick: bool = False, seed: int = 0) -> dict[str, Any]:
     """Errors in probability, unnormalised; deviations of the draws in standard deviations (4 is the limit)."""
+    cases, draws = (100, 100_000) if quick else (1000, 1_000_000)
     worst, worst_sum = quadrature_errors(cases, seed)
     return {
         "cases": cases,

@@ -95,7 +95,7 @@ def main(kind: str, folder: Path, core: int) -> None:
     logs.configure(json=True)
     engine: Any = open_engine(load(config(store=f"sqlite:///{folder}")), seed=1, threaded=True)
     if kind == "empty":
-        servicers.RouterService.Route = EmptyService.Route  # type: ignore[method-assign]
+        setattr(servicers.RouterService, "Route", EmptyService.Route)  # noqa: B010
     elif kind == "stuck":
         engine = StuckEngine(engine)
     elif kind == "bare":
@@ -108,7 +108,7 @@ def main(kind: str, folder: Path, core: int) -> None:
             bare.put(request.SerializeToString() * 3)  # about the size of a feedback event
             return answer
 
-        servicers.RouterService.Feedback = feedback  # type: ignore[method-assign,assignment]
+        setattr(servicers.RouterService, "Feedback", feedback)  # noqa: B010
     server = Server(engine, listen="127.0.0.1:0", settings=ServerSettings(drain_s=0.0, grace_s=0.5))
     serve_until_signalled(server, reload=lambda: None, started=lambda s: print(s.port, flush=True))
 

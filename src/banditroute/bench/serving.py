@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from banditroute.bench.load import FEEDBACK, ROUTE, Target, closed_loop, open_loop, route_requests, serving
+from banditroute.bench.load import FEEDBACK, ROUTE, Target, caller, closed_loop, open_loop, route_requests, serving
 from banditroute.bench.setups import CASES
 from banditroute.v1 import router_pb2 as pb
 
@@ -34,15 +34,15 @@ def run(*, quick: bool = False) -> dict[str, Any]:
         for _ in range(rounds):
             for name, seen in peaks.items():
                 seen.append(_peak(empty if name == "empty" else real, "cached" if name == "empty" else name, seconds))
-        for name in peaks:
-            result[name] = {key: statistics.median(row[key] for row in peaks[name]) for key in ("per_s", "failed", "server_busy")}
+        for name, seen in peaks.items():
+            result[name] = {key: statistics.median(row[key] for row in seen) for key in ("per_s", "failed", "server_busy")}
         for case in CASES:
             ratios = [real_row["per_s"] / row["per_s"] for real_row, row in zip(peaks[case], peaks["empty"], strict=True)]
             result[case]["throughput_ratio"] = statistics.median(ratios)
         _half_load(result, {"empty": empty, "two": real, "four": real}, rounds, seconds)
     with serving("stuck") as stuck:
         ids = _decisions(stuck, STUCK_FEEDBACK)
-        call = stuck.channel.unary_unary(FEEDBACK)
+        call = caller(stuck.channel, FEEDBACK)
         hanging = [call.future(_feedback(i), timeout=600) for i in ids]
         _wait_until_held(stuck)
         with serving("empty") as empty:
@@ -71,7 +71,7 @@ def _half_load(result: dict[str, Any], targets: dict[str, Target], rounds: int, 
 
 
 def _decisions(target: Target, count: int) -> list[str]:
-    call = target.channel.unary_unary(ROUTE)
+    call = caller(target.channel, ROUTE)
     request = pb.RouteRequest(category="two").SerializeToString()
     return [pb.RouteResponse.FromString(call(request)).decision_id for _ in range(count)]
 
@@ -82,13 +82,13 @@ def _feedback(decision_id: str) -> bytes:
 
 def _wait_until_held(target: Target) -> None:
     """Returns when one more feedback is refused: all permits are held."""
-    call = target.channel.unary_unary(FEEDBACK)
+    call = caller(target.channel, FEEDBACK)
     (spare,) = _decisions(target, 1)
     for _ in range(200):
         try:
             call(_feedback(spare), timeout=0.2)
         except grpc.RpcError as error:
-            if isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            if getattr(error, "code", lambda: None)() is grpc.StatusCode.RESOURCE_EXHAUSTED:
                 return
         threading.Event().wait(0.02)
     raise RuntimeError("the stuck server never held all feedback permits")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 CASES = ("cached", "two", "four")
@@ -17,7 +16,6 @@ def config(*, store: str) -> dict[str, Any]:
     size = {"cached": 25, "two": 400, "four": 25}
     return {
         "store": store,
-        "decision_sink": {"enabled": not os.environ.get("NOSINK")},
         "models": models,
         "categories": {case: {"models": list(models), "cost_weight": 0.1} for case in CASES},
         "priors": {

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from banditroute.core.numerics import exp2, pack, packed_size, unpack
-from banditroute.core.settings import Feature, ModelSettings, number
+from banditroute.core.settings import Feature, number
 from banditroute.core.types import ErrorKind
 
 MAX_STANDARD_SCORE = 10.0
@@ -135,15 +135,13 @@ def add_reward(
     )
 
 
-def usage_of(attempt: Mapping[str, Any] | None, *, model: ModelSettings, decided_cost_usd: float | None) -> tuple[Usage, bool]:
-    """What one attempt says of tokens, cost and latency, and whether it failed.
+def usage_of(attempt: Mapping[str, Any] | None) -> tuple[Usage, bool]:
+    """What one attempt, as a record has it, says of tokens, cost and latency, and whether it failed.
 
     A failed attempt teaches nothing here: a time-out's latency is not a latency.
 
-    Args:
-        attempt: an entry of a record's attempts.
-        decided_cost_usd: the price-table cost that the decision itself was made with, used where the
-            attempt says what it cost but not how many tokens it took; None for other models.
+    Raises:
+        ValueError, KeyError: this is no attempt.
     """
     if attempt is None:
         return Usage(), False
@@ -151,10 +149,7 @@ def usage_of(attempt: Mapping[str, Any] | None, *, model: ModelSettings, decided
         return Usage(), True
     values = {name: number(attempt[name], low=0.0, high=1e12) for name in attempt if name not in ("error", "observe_us")}
     into, out = values.get("input_tokens"), values.get("output_tokens")
-    cost, latency = values.get("cost_usd"), values.get("latency_s")
-    computed = decided_cost_usd
-    if into is not None and out is not None:
-        computed = model.list_cost_usd(into, out, min(values.get("cached_input_tokens", 0.0), into))
+    cost, computed, latency = values.get("cost_usd"), values.get("computed_usd"), values.get("latency_s")
     usage = Usage(
         input_n=0.0 if into is None else 1.0,
         input_tokens=into or 0.0,

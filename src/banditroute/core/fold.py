@@ -42,12 +42,14 @@ _BAD_EVENT = (ValueError, TypeError, KeyError, AttributeError, IndexError, Arith
 class CategoryState(NamedTuple):
     """One category's evidence. Cells of models that were removed stay: what was learned is kept.
 
+    `entered` is the position at which each of its models came in, or came back;
     `ordinal` is the highest number that the log gave to a decision with feedback here; `landmark` is the
     place (see `Ageing.place`) whose evidence has forward weight 1; `features` and `ageing` are those that
     the cells' sums were made with.
     """
 
     cells: Mapping[str, Cell]
+    entered: Mapping[str, int]
     ordinal: int
     landmark: int
     features: tuple[Feature, ...]
@@ -75,7 +77,7 @@ class State(NamedTuple):
 
 INITIAL = State(0, b"", 0, 0, {}, EMPTY, {}, {}, START, {}, 0, 0, 0)
 
-_NEVER_FED = CategoryState({}, 0, 0, (), Ageing(None, None), 0)
+_NEVER_FED = CategoryState({}, {}, 0, 0, (), Ageing(None, None), 0)
 
 
 def learn(state: State, event: Event) -> tuple[State, tuple[Transition, ...]]:
@@ -148,7 +150,17 @@ def _configure(state: State, event: Event) -> State:
         if not all(map(finite, cells.values())):
             raise ValueError(f"the evidence of {name!r} would not be finite under these features")
         missing = {model: empty_cell(1 + len(wanted.features)) for model in wanted.models if model not in cells}
-        categories[name] = CategoryState({**cells, **missing}, held.ordinal, landmark, wanted.features, ageing, event.position)
+        former = state.settings.categories.get(name)
+        came = [model for model in wanted.models if former is None or model not in former.models]
+        categories[name] = CategoryState(
+            cells={**cells, **missing},
+            entered={**held.entered, **dict.fromkeys(came, event.position)},
+            ordinal=held.ordinal,
+            landmark=landmark,
+            features=wanted.features,
+            ageing=ageing,
+            revision=event.position,
+        )
     return state._replace(
         config_position=event.position, document=document, settings=settings, categories=categories, schemas=schemas
     )
@@ -204,31 +216,27 @@ def _feedback(state: State, event: Event) -> State:
     cells = dict(category.cells)
     touched = set()
     outside = False
-    old_rewards = fuse(before.get("signals", {}), settings.signal_weights)
-    for model, reward in fuse(after["signals"], settings.signal_weights).items():
-        if model not in settings.models:
-            outside = True
-            continue
+    old_signals, old_attempts = before.get("signals", {}), before.get("attempts", {})
+    old_rewards = fuse(old_signals)
+    known = {key.split(SEPARATOR)[0] for key in (*old_signals, *old_attempts)}
+
+    def learns(model: str) -> bool:
+        """Not where the arm is gone, nor where it left after what is now corrected, which was then not learned."""
+        return model in settings.models and not (model in known and position < category.entered[model])
+
+    for model, reward in fuse(after["signals"]).items():
         old = old_rewards.get(model, (0.0, 0.0))
-        if old != reward:
+        if not learns(model):
+            outside = True
+        elif old != reward:
             cells[model] = add_reward(cells[model], z=z, before=old, after=reward, weight=weight, off_policy=model != drawn)
             touched.add(model)
-    old_attempts = before.get("attempts", {})
     for key, attempt in sorted(after["attempts"].items()):
-        model = key.split(SEPARATOR)[0]
-        if model not in settings.models:
+        model, was = key.split(SEPARATOR)[0], old_attempts.get(key)
+        if not learns(model):
             outside = True
-            continue
-        was = old_attempts.get(key)
-        if was != attempt:
-            prices = state.settings.models[model]
-            decided = number(decision["computed_cost_usd"], low=0.0) if model == drawn else None
-            cells[model] = add_usage(
-                cells[model],
-                before=usage_of(was, model=prices, decided_cost_usd=decided),
-                after=usage_of(attempt, model=prices, decided_cost_usd=decided),
-                weight=weight,
-            )
+        elif was != attempt:
+            cells[model] = add_usage(cells[model], before=usage_of(was), after=usage_of(attempt), weight=weight)
             touched.add(model)
     if not all(finite(cells[model]) for model in touched):
         raise ValueError("the evidence would not be finite")

@@ -123,7 +123,8 @@ class Decision(NamedTuple):
 
 
 class Signal(NamedTuple):
-    """One piece of evidence, its value in [0, 1] (1 is good). `weight` scales the category's."""
+    """One piece of evidence, its value in [0, 1] (1 is good). `weight` scales the category's; on its way into
+    the log it is the product: what the signal is worth, in observations."""
 
     kind: SignalKind
     value: float
@@ -133,7 +134,8 @@ class Signal(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """One call of one model. Tokens in tokens, cost in USD, times in seconds."""
+    """One call of one model. Tokens in tokens, cost in USD, times in seconds. `computed_usd` is what the price
+    table asks for it; the engine fills it in on the way into the log."""
 
     model: str = ""
     error: ErrorKind = ErrorKind.NONE
@@ -144,6 +146,7 @@ class Attempt(NamedTuple):
     cost_usd: float | None = None
     latency_s: float | None = None
     time_to_first_token_s: float | None = None
+    computed_usd: float | None = None
 
 
 class FeedbackReport(NamedTuple):

@@ -35,6 +35,16 @@ def _amount(found: list[FieldViolation], field: str, value: float | None, high: 
         found.append(FieldViolation(field, f"{value} is not an amount in {unit}: use a finite number from 0 to {high:g}"))
 
 
+def _text(found: list[FieldViolation], field: str, text: str, most: int) -> None:
+    if len(text) > most or _RESERVED in text:
+        found.append(FieldViolation(field, f"longer than {most} characters, or holds U+001F"))
+    elif not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            found.append(FieldViolation(field, "is not text: it holds a lone surrogate"))
+
+
 def check_query(query: RouteQuery, settings: CategorySettings) -> list[FieldViolation]:
     """Everything that is wrong with a request for a model of this category."""
     found: list[FieldViolation] = []
@@ -59,8 +69,8 @@ def check_query(query: RouteQuery, settings: CategorySettings) -> list[FieldViol
     ):
         if len(names) > MAX_LISTED_NAMES:
             found.append(FieldViolation(field, f"{len(names)} names; at most {MAX_LISTED_NAMES} are taken"))
-    if len(query.request_key) > MAX_REQUEST_KEY_LENGTH:
-        found.append(FieldViolation("request_key", f"longer than {MAX_REQUEST_KEY_LENGTH} characters"))
+    if query.request_key:
+        _text(found, "request_key", query.request_key, MAX_REQUEST_KEY_LENGTH)
     if query.labels:
         if len(query.labels) > MAX_LABELS:
             found.append(FieldViolation("labels", f"{len(query.labels)} labels; at most {MAX_LABELS} are kept"))
@@ -112,8 +122,7 @@ def _signal(found: list[FieldViolation], field: str, signal: Signal, drawn: str,
         found.append(FieldViolation(f"{field}.{signal.kind}", f"{signal.value} is outside its range"))
     if not (math.isfinite(signal.weight) and 0.0 < signal.weight <= MAX_SIGNAL_WEIGHT):
         found.append(FieldViolation(f"{field}.weight", f"{signal.weight} is no weight: above 0, at most {MAX_SIGNAL_WEIGHT:g}"))
-    if len(signal.source) > MAX_SOURCE_LENGTH or _RESERVED in signal.source:
-        found.append(FieldViolation(f"{field}.source", f"longer than {MAX_SOURCE_LENGTH} characters, or holds U+001F"))
+    _text(found, f"{field}.source", signal.source, MAX_SOURCE_LENGTH)
     _model(found, field, signal.model, drawn, known)
 
 

@@ -18,6 +18,9 @@ SKEW_US = 3600 * 10**6 + 5 * 60 * 10**6
 """Idempotency records outlive the feedback window by an hour and five minutes of clock skew."""
 
 KEPT_CHECKPOINTS = 3
+PURGED = "the decision is as old as others whose feedback is no longer remembered; its window is over"
+"""Where the window was made longer: taking such feedback could count it twice."""
+
 JOURNALLED = (EventKind.CONFIG, EventKind.OPERATOR)
 
 
@@ -151,7 +154,8 @@ def made_event(previous: Tip, *, append_time_us: int, kind: EventKind, body: Map
 
 
 class Merged(NamedTuple):
-    """What feedback does to its decision's record. `body` is None where nothing changed."""
+    """What feedback does to its decision's record. `body` is that of the event, None where none is due; the
+    record itself is to be kept where there is one, or where `merge.touched`."""
 
     merge: Merge
     body: Mapping[str, Any] | None

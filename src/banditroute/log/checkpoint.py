@@ -50,7 +50,15 @@ def _category(raw: dict[str, Any]) -> CategoryState:
         for model, cell in raw["cells"].items()
     }
     features = tuple(Feature(*feature) for feature in raw["features"])
-    return CategoryState(cells, raw["ordinal"], raw["landmark"], features, Ageing(*raw["ageing"]), raw["revision"])
+    return CategoryState(
+        cells=cells,
+        entered=raw["entered"],
+        ordinal=raw["ordinal"],
+        landmark=raw["landmark"],
+        features=features,
+        ageing=Ageing(*raw["ageing"]),
+        revision=raw["revision"],
+    )
 
 
 def decode(body: bytes) -> State:

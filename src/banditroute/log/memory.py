@@ -13,6 +13,7 @@ from banditroute.core.types import Event, EventKind, FeedbackReceipt, JournalRow
 from banditroute.log.base import (
     JOURNALLED,
     KEPT_CHECKPOINTS,
+    PURGED,
     SKEW_US,
     Checkpoint,
     EventLog,
@@ -36,6 +37,7 @@ class MemoryLog(EventLog):
         self._tip = Tip(0, b"")
         self._time_us = 0
         self._ordinals: dict[str, int] = {}
+        self._purged = b""
         self._records: dict[bytes, tuple[int, Mapping[str, Any]]] = {}
         self._journal: dict[tuple[int, int, int], JournalRow] = {}
         self._checkpoints: list[Checkpoint] = []
@@ -76,14 +78,18 @@ class MemoryLog(EventLog):
                 return future
             category = feedback.decision["category"]
             held_until, record = self._records.get(feedback.key, (0, None))
+            if record is None and feedback.key[:6] <= self._purged:
+                future.set_exception(FeedbackWindowOver(PURGED))
+                return future
             ordinal = self._ordinals.get(category, 0) + 1
             merged = merged_feedback(feedback, record, position=self._tip.position + 1, append_time_us=now, ordinal=ordinal)
             if merged.body is not None:
                 event, _ = made_event(self._tip, append_time_us=now, kind=EventKind.FEEDBACK, body=merged.body)
                 self._push(event)
-                self._records[feedback.key] = (max(held_until, feedback.expire_us + SKEW_US), merged.merge.record)
                 if record is None:
                     self._ordinals[category] = ordinal
+            if merged.body is not None or merged.merge.touched:
+                self._records[feedback.key] = (max(held_until, feedback.expire_us + SKEW_US), merged.merge.record)
         future.set_result(merged.receipt())
         return future
 
@@ -158,6 +164,7 @@ class MemoryLog(EventLog):
             gone = [key for key, (expire_us, _) in self._records.items() if expire_us < now]
             for key in gone:
                 del self._records[key]
+                self._purged = max(self._purged, key[:6])
             return len(gone)
 
     def key_checks(self, mine: Sequence[str]) -> None:

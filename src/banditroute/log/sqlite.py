@@ -36,6 +36,7 @@ from banditroute.core.types import Event, EventKind, FeedbackReceipt, JournalRow
 from banditroute.log.base import (
     JOURNALLED,
     KEPT_CHECKPOINTS,
+    PURGED,
     SKEW_US,
     Checkpoint,
     EventLog,
@@ -48,6 +49,7 @@ from banditroute.log.base import (
 FORMAT_VERSION = 1
 LOG_FILE, LOCK_FILE = "log.db", "lock"
 GROUP_SIZE = 512
+MAX_QUEUED = 10_000
 RECENT_EVENTS = 8192
 
 _SCHEMA = """
@@ -177,6 +179,7 @@ class SqliteLog(EventLog):
             db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
             db.execute("COMMIT")
         meta = dict(db.execute("SELECT name, value FROM meta"))
+        self._purged = bytes.fromhex(meta.get("purged", ""))
         self.log_id, self.epoch = meta["log_id"], int(meta["epoch"])
         row = db.execute("SELECT position, chain, append_time_us FROM events ORDER BY position DESC LIMIT 1").fetchone()
         self._tip = Tip(row[0], row[1]) if row else Tip(0, b"")
@@ -205,6 +208,8 @@ class SqliteLog(EventLog):
         with self._changed:
             if self._closed:
                 raise StoreClosed("the log is closed")
+            if self._queue.qsize() >= MAX_QUEUED:
+                raise StoreUnavailable("the log is behind: too much waits to be written; try again")
             self._queue.put(_Work(future, run))
         return future
 
@@ -280,16 +285,19 @@ class SqliteLog(EventLog):
                 raise FeedbackWindowOver("the decision's feedback window is over")
             row = self._writer.execute("SELECT body FROM records WHERE decision = ?", (feedback.key,)).fetchone()
             record = None if row is None else json.loads(row[0])
+            if record is None and feedback.key[:6] <= self._purged:
+                raise FeedbackWindowOver(PURGED)
             ordinal = batch.ordinals.get(category, self._ordinals.get(category, 0)) + 1
             merged = merged_feedback(
                 feedback, record, position=batch.tip.position + 1, append_time_us=batch.time_us, ordinal=ordinal
             )
             if merged.body is not None:
                 self._push(batch, EventKind.FEEDBACK, merged.body)
-                kept = (feedback.key, feedback.expire_us + SKEW_US, canonical_json(merged.merge.record))
-                self._writer.execute(_KEEP_RECORD, kept)
                 if record is None:
                     batch.ordinals[category] = ordinal
+            if merged.body is not None or merged.merge.touched:
+                kept = (feedback.key, feedback.expire_us + SKEW_US, canonical_json(merged.merge.record))
+                self._writer.execute(_KEEP_RECORD, kept)
             return merged.receipt()
 
         return self._submit(run)
@@ -381,6 +389,11 @@ class SqliteLog(EventLog):
 
     def purge_records(self) -> int:
         def run(batch: _Batch) -> int:
+            (newest,) = self._writer.execute("SELECT max(decision) FROM records WHERE expire_us < ?", (batch.time_us,)).fetchone()
+            if newest is None:
+                return 0
+            self._purged = max(self._purged, newest[:6])  # before the commit: refusing too early does no harm
+            self._writer.execute("INSERT OR REPLACE INTO meta VALUES ('purged', ?)", (self._purged.hex(),))
             return self._writer.execute("DELETE FROM records WHERE expire_us < ?", (batch.time_us,)).rowcount
 
         count: int = self._submit(run).result()
