@@ -11,6 +11,7 @@ import pytest
 import banditroute
 from banditroute.config import load
 from banditroute.core.settings import parse_shared
+from banditroute.core.types import RouteQuery
 from banditroute.server import Server, ServerSettings
 from banditroute.wiring import open_engine
 
@@ -30,6 +31,7 @@ def test_readme_client_example_runs_against_a_real_server(capsys: pytest.Capture
     try:
         assert engine.wait_ready(30)
         exec(compile(code.replace("127.0.0.1:50051", f"127.0.0.1:{server.port}"), "README.md", "exec"), {})
+        engine.route(RouteQuery("summarise"), min_state_position=engine.info().log_position, timeout_s=30)
         assert engine.category("summarise").feedback_count == 20
     finally:
         server.stop()

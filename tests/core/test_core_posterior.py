@@ -36,7 +36,7 @@ from banditroute.core.posterior import (
     refresh_variances,
     shrunk_ratio,
 )
-from banditroute.core.settings import CategorySettings, Prior, parse_shared
+from banditroute.core.settings import CategorySettings, ModelSettings, Prior, parse_shared
 
 
 def category(**changes: object) -> CategorySettings:
