@@ -32,7 +32,7 @@ BIN = Path(sys.executable).parent
 def run_protoc(*outputs: str) -> None:
     plugins = [f"--plugin=protoc-gen-{name}={BIN / f'protoc-gen-{name}'}" for name in ("mypy", "mypy_grpc")]
     arguments = ["protoc", *(f"-I{path}" for path in INCLUDES), *plugins, *outputs, *FILES]
-    if protoc.main(arguments) != 0:
+    if protoc.main(arguments) != 0:  # type: ignore[no-untyped-call]
         sys.exit("protoc failed")
 
 

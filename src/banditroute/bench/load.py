@@ -52,7 +52,7 @@ def serving(kind: str) -> Iterator[Target]:
                 until_ready(channel)
                 yield Target(process, address, channel)
         finally:
-            process.terminate()
+            process.kill()  # a stuck one would wait for its log
             process.wait(timeout=30)
             if len(cores) > 1:
                 os.sched_setaffinity(0, set(cores))

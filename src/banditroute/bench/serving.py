@@ -53,21 +53,20 @@ def run(*, quick: bool = False) -> dict[str, Any]:
 
 
 def _half_load(result: dict[str, Any], targets: dict[str, Target], rounds: int, seconds: float) -> None:
-    """p99 at half of the peak of each, the empty handler's first."""
-    ratios: dict[str, list[float]] = {name: [] for name in targets if name != "empty"}
-    for _ in range(rounds):
-        ceiling = 0.0
+    """Median p99 at half of each one's own peak, in turn; as a ratio to the empty handler's."""
+    seen: dict[str, list[float]] = {name: [] for name in targets}
+    for turn in range(rounds + 1):
         for name, target in targets.items():
-            case = "cached" if name == "empty" else "two" if name == "stuck" else name
+            case = {"empty": "cached", "stuck": "two"}.get(name, name)
             peak = result["empty" if name == "empty" else case]["per_s"]
             row = open_loop(target, ROUTE, route_requests(case), per_s=peak / 2, seconds=seconds)
-            result.setdefault(name, {})["p99_ms_at_half_load"] = row["p99_ms"]
-            if name == "empty":
-                ceiling = row["p99_ms"]
-            else:
-                ratios[name].append(row["p99_ms"] / ceiling)
-    for name, seen in ratios.items():
-        result[name]["p99_ratio_at_half_load"] = statistics.median(seen)
+            if turn:  # the first one warms up
+                seen[name].append(row["p99_ms"])
+    ceiling = statistics.median(seen["empty"])
+    for name, values in seen.items():
+        found = result.setdefault(name, {})
+        found["p99_ms_at_half_load"] = statistics.median(values)
+        found["p99_ratio_at_half_load"] = found["p99_ms_at_half_load"] / ceiling
 
 
 def _decisions(target: Target, count: int) -> list[str]:

@@ -22,6 +22,7 @@ from banditroute.core.types import Plan, Reason, RouteQuery
 SINK_FILE = "decisions.db"
 FLUSH_INTERVAL_S = 0.2
 BATCH_ROWS = 500
+BREATH_ROWS, BREATH_S = 8, 0.0001
 PURGE_INTERVAL_S = 3600.0
 
 _SCHEMA = """CREATE TABLE IF NOT EXISTS batches (first_ms INTEGER NOT NULL, last_ms INTEGER NOT NULL, rows TEXT NOT NULL,
@@ -127,7 +128,7 @@ def _encoded(batch: list[SinkRow]) -> tuple[str, bytes]:
     have five numbers each (CANDIDATE_FIELDS) in the packed part, in the order of the plans.
     """
     numbers = array("d")
-    plans: list[Any] = []
+    plans: list[str] = []
     places: dict[int, int] = {}  # a plan often serves many decisions
     rows = []
     for decision, time_ms, reason, query, plan in batch:
@@ -136,14 +137,17 @@ def _encoded(batch: list[SinkRow]) -> tuple[str, bytes]:
             place = places[id(plan)] = len(plans)
             candidates = plan.candidates
             excluded = {c.model: int(c.exclusion) for c in candidates if c.exclusion is not None}
-            plans.append([[c.model for c in candidates], excluded])
+            plans.append(json.dumps([[c.model for c in candidates], excluded]))
             for candidate in candidates:
                 numbers.extend(candidate[2:])
         asked = {
             name: value for name, value, plain in zip(_PLAIN._fields[1:], query[1:], _PLAIN[1:], strict=True) if value != plain
         }
-        rows.append([decision.hex(), time_ms, int(reason), asked, place])
-    return json.dumps({"rows": rows, "plans": plans}, default=float), numbers.tobytes()
+        # A few rows at a time: whoever encodes a whole batch at once keeps Route waiting for the interpreter.
+        if len(rows) % BREATH_ROWS == BREATH_ROWS - 1:
+            time.sleep(BREATH_S)
+        rows.append(json.dumps([decision.hex(), time_ms, int(reason), asked, place], default=float))
+    return f'{{"rows": [{", ".join(rows)}], "plans": [{", ".join(plans)}]}}', numbers.tobytes()
 
 
 def _decoded(rows: str, numbers: bytes, decision: str) -> dict[str, Any] | None:

@@ -35,7 +35,7 @@ CALLS_PER_THREAD = 8
 ADMIN_MESSAGE_BYTES = 4 * 1024 * 1024
 # Longer than Python's 5 ms would let a folding thread hold the interpreter while Route waits.
 SWITCH_INTERVAL_S = 0.0005
-GC_THRESHOLDS = (50_000, 20, 50)
+GC_THRESHOLDS = (10_000, 20, 50)
 
 log = logs.logger("banditroute.server")
 
