@@ -20,7 +20,7 @@ from banditroute.snapshot import Snapshot
 
 READ_LIMIT = 512
 SLICE_S = 0.001
-IDLE_WAIT_S = 0.5
+IDLE_WAIT_S = 0.1
 
 log = logs.logger("banditroute.engine")
 

@@ -130,7 +130,7 @@ def _encoded(batch: list[SinkRow]) -> tuple[str, bytes]:
     numbers = array("d")
     plans: list[str] = []
     places: dict[int, int] = {}  # a plan often serves many decisions
-    rows = []
+    rows: list[str] = []
     for decision, time_ms, reason, query, plan in batch:
         place = places.get(id(plan))
         if place is None:
