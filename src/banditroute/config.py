@@ -75,13 +75,14 @@ class CategoryConfig(_Strict):
     expected_output_tokens: NonNegative = Field(300.0, description="tokens, until learned")
     signal_weights: SignalWeights = Field(default_factory=SignalWeights, description="what a signal of each kind is worth")
     propensity_floor: Annotated[float, Field(ge=0, le=0.2)] = Field(
-        0.005, description="least probability of every eligible model"
+        0.002, description="least probability of every eligible model"
     )
     half_life_count: Count | None = Field(2000, description="evidence counts half after so many feedbacks of the category")
     half_life_s: Seconds | None = Field(None, description="or after so many seconds; takes the place of half_life_count")
     max_effective_sample_size: Annotated[float, Field(ge=1, le=1e9)] = Field(
         5000.0, description="observations an arm may amount to"
     )
+    planning_horizon_count: Count = Field(500, description="requests ahead for which exploring an arm must still pay")
 
     @model_validator(mode="after")
     def _distinct(self) -> CategoryConfig:

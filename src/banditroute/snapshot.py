@@ -7,25 +7,28 @@ learning in one category leaves the others' views, and their cached plans, alone
 from __future__ import annotations
 
 import hashlib
-import math
 
+from banditroute.core.consumption import consumption
 from banditroute.core.errors import UnknownCategory
 from banditroute.core.fold import CategoryState, State, present_factor
+from banditroute.core.mixed import Fit
 from banditroute.core.policy import Arm, View, Weights, share_at_mean
-from banditroute.core.posterior import consumption, posterior
+from banditroute.core.posterior import arms
 from banditroute.core.types import ArmReport, CategoryReport
 
 
 class Snapshot:
     """An immutable state with lazily derived views. Two threads may derive the same view twice; either serves."""
 
-    __slots__ = ("_views", "state")
+    __slots__ = ("_mixed", "_views", "state")
 
     def __init__(self, state: State, forerunner: Snapshot | None) -> None:
         self.state = state
         self._views: dict[str, tuple[CategoryState, View]] = {}
+        self._mixed: Fit | None = None
         if forerunner is not None and _same_basis(state, forerunner.state):
             held = state.categories
+            self._mixed = forerunner._mixed
             self._views = {
                 name: entry
                 for name, entry in forerunner._views.copy().items()  # route may be adding one right now
@@ -54,13 +57,32 @@ class Snapshot:
         layer = state.overrides.get(name, {})
         weights = Weights(layer.get("cost_weight", settings.cost_weight), layer.get("latency_weight", settings.latency_weight))
         factor = present_factor(state, category)
-        arms = []
-        for model in settings.models:
-            cell, pooled, prior = category.cells[model], state.pool.of(model), state.settings.prior(name, model)
-            belief = posterior(cell, factor=factor, settings=settings, pooled=pooled, spread=state.pool.spread, prior=prior)
-            use = consumption(cell, factor=factor, settings=settings, pooled=pooled, prior=prior)
-            arms.append(Arm(state.settings.models[model], belief, use, belief.mean[0], math.sqrt(belief.covariance[0][0])))
-        return View(settings, weights, arms)
+        cells = [category.cells[model] for model in settings.models]
+        pooled = [state.pool.of(model) for model in settings.models]
+        priors = [state.settings.prior(name, model) for model in settings.models]
+        beliefs = arms(
+            cells,
+            factor=factor,
+            settings=settings,
+            noises=[known.noise for known in pooled],
+            outlook=self._fit().outlook(name, settings.models),
+            priors=priors,
+        )
+        facts = [
+            Arm(
+                state.settings.models[model],
+                consumption(cell, factor=factor, settings=settings, pooled=known, prior=prior),
+                known.looks,
+            )
+            for model, cell, known, prior in zip(settings.models, cells, pooled, priors, strict=True)
+        ]
+        return View(settings, weights, facts, beliefs)
+
+    def _fit(self) -> Fit:
+        if self._mixed is None:
+            known = {*self.state.settings.models, *(model for seen in self.state.pool.cells.values() for model in seen)}
+            self._mixed = Fit(self.state.pool, sorted(known))
+        return self._mixed
 
     def report(self, name: str) -> CategoryReport:
         """The category for people.
@@ -70,10 +92,10 @@ class Snapshot:
         """
         view, state = self.view(name), self.state
         shares, category = share_at_mean(view), state.categories[name]
-        arms = []
-        for arm in view.arms:
+        rows = []
+        for arm, size in zip(view.arms, view.beliefs.sizes, strict=True):
             shown, cell = shares[arm.model.name], category.cells[arm.model.name]
-            arms.append(
+            rows.append(
                 ArmReport(
                     model=arm.model.name,
                     quality_mean=shown.quality_mean,
@@ -82,7 +104,7 @@ class Snapshot:
                     expected_latency_s=arm.consumption.latency_s,
                     utility_mean=shown.utility_mean,
                     share=shown.propensity,
-                    effective_sample_size=arm.posterior.size,
+                    effective_sample_size=size,
                     feedback_count=cell.feedback_count,
                     error_count=cell.error_count,
                     off_policy_count=cell.off_policy_count,
@@ -97,7 +119,7 @@ class Snapshot:
             overridden_fields=tuple(sorted(state.overrides.get(name, {}))),
             cost_reference_usd=settings.cost_reference_usd,
             latency_reference_s=settings.latency_reference_s,
-            arms=tuple(arms),
+            arms=tuple(rows),
             etag=etag,
             feedback_count=category.ordinal,
         )

@@ -25,7 +25,7 @@ from banditroute.core.evidence import (
     standardised,
     usage_of,
 )
-from banditroute.core.posterior import START, Pool, Sight, refresh_means, refresh_variances
+from banditroute.core.pool import START, Pool, Sight, refresh_means, refresh_variances
 from banditroute.core.reward import SEPARATOR, fuse
 from banditroute.core.settings import EMPTY, Feature, SharedSettings, number, parse_shared
 from banditroute.core.types import Event, EventKind, Transition
@@ -34,6 +34,8 @@ FOLD_VERSION = 1
 """Raised whenever the same events would give another state. Checkpoints of another version are not used."""
 
 MEANS_EVERY, VARIANCES_EVERY = 64, 1024
+YOUNG, MEANS_EVERY_YOUNG = 1024, 8
+"""Up to this position everything is news: means are refreshed more often, variances at 64, 128, 256, 512."""
 OVERRIDABLE = ("cost_weight", "latency_weight")
 MAX_WEIGHT = 100.0
 _BAD_EVENT = (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError)
@@ -102,14 +104,14 @@ def learn(state: State, event: Event) -> tuple[State, tuple[Transition, ...]]:
         after = base._replace(skipped_count=base.skipped_count + 1)
         body = {"event_kind": event.kind, "reason": f"{type(error).__name__}: {str(error)[:200]}"}
         transitions = (Transition(event.position, 1, now, "event_skipped", body),)
-    if event.position % MEANS_EVERY == 0:
+    if event.position % (MEANS_EVERY if event.position > YOUNG else MEANS_EVERY_YOUNG) == 0:
         after = after._replace(pool=_refreshed(after, event.position))
     return after, transitions
 
 
 def _refreshed(state: State, position: int) -> Pool:
     sights = [
-        Sight(model, cell, factor)
+        Sight(name, model, cell, factor)
         for name, category in sorted(state.categories.items())
         if name in state.settings.categories
         for factor in (present_factor(state, category),)

@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 
 _LN2 = 0.6931471805599453
+_SQRT_HALF = 0.7071067811865476
+_LOG_TERMS = 10  # the next term is below 2e-17
 _TERMS = 14  # |f| <= 1/2: the next term is below 2e-17
 
 
@@ -40,6 +42,25 @@ def exp2(x: float) -> float:
     return math.ldexp(total, whole)
 
 
+def log(x: float) -> float:
+    """The natural logarithm of x > 0, relative error of log(x) below 1e-14 away from x = 1.
+
+    Raises:
+        ValueError: x is not above 0 and finite.
+    """
+    if not 0.0 < x < math.inf:
+        raise ValueError(f"log of {x!r}")
+    mantissa, exponent = math.frexp(x)
+    if mantissa < _SQRT_HALF:
+        mantissa, exponent = 2.0 * mantissa, exponent - 1
+    # log m = 2 atanh((m - 1) / (m + 1)), the argument below 0.172.
+    ratio = (mantissa - 1.0) / (mantissa + 1.0)
+    square, total = ratio * ratio, 0.0
+    for k in range(_LOG_TERMS, -1, -1):
+        total = total * square + 1.0 / (2 * k + 1)
+    return exponent * _LN2 + 2.0 * ratio * total
+
+
 def packed_size(dimension: int) -> int:
     """How many numbers a symmetric `dimension` x `dimension` matrix has in packed form."""
     return dimension * (dimension + 1) // 2
@@ -61,12 +82,8 @@ def pack(full: Sequence[Sequence[float]]) -> tuple[float, ...]:
     return tuple(full[i][j] for i in range(len(full)) for j in range(i, len(full)))
 
 
-def solve_spd(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> tuple[list[float], list[list[float]]]:
-    """Solves A x = b for a symmetric positive definite A by Cholesky; returns x and A's inverse.
-
-    Args:
-        matrix: A, shape (d, d).
-        right: b, shape (d,).
+def cholesky(matrix: Sequence[Sequence[float]]) -> list[list[float]]:
+    """L with A = L L^T, for a symmetric positive definite A.
 
     Raises:
         ValueError: A is not positive definite, or not to working precision.
@@ -74,37 +91,26 @@ def solve_spd(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> tupl
     d = len(matrix)
     low = [[0.0] * d for _ in range(d)]
     for i in range(d):
+        row_i = low[i]
         for j in range(i + 1):
-            total = matrix[i][j]
-            row_i, row_j = low[i], low[j]
+            total, row_j = matrix[i][j], low[j]
             for k in range(j):
                 total -= row_i[k] * row_j[k]
-            if i == j:
-                if not total > _LOST * matrix[i][i]:
-                    raise ValueError("matrix is not positive definite")
-                low[i][i] = math.sqrt(total)
+            if i != j:
+                row_i[j] = total / row_j[j]
+            elif total > _LOST * matrix[i][i]:
+                row_i[i] = math.sqrt(total)
             else:
-                low[i][j] = total / low[j][j]
-    # L^-1, then A^-1 = L^-T L^-1.
-    inv_low = [[0.0] * d for _ in range(d)]
-    for j in range(d):
-        inv_low[j][j] = 1.0 / low[j][j]
-        for i in range(j + 1, d):
-            total = 0.0
-            for k in range(j, i):
-                total -= low[i][k] * inv_low[k][j]
-            inv_low[i][j] = total / low[i][i]
-    inverse = [[0.0] * d for _ in range(d)]
-    for i in range(d):
-        for j in range(i, d):
-            total = 0.0
-            for k in range(j, d):
-                total += inv_low[k][i] * inv_low[k][j]
-            inverse[i][j] = inverse[j][i] = total
-    solution = []
-    for i in range(d):
-        total = 0.0
-        for j in range(d):
-            total += inverse[i][j] * right[j]
-        solution.append(total)
-    return solution, inverse
+                raise ValueError("matrix is not positive definite")
+    return low
+
+
+def whitened(low: Sequence[Sequence[float]], right: Sequence[float]) -> list[float]:
+    """x with L x = b, so that x^T x = b^T A^-1 b."""
+    solution: list[float] = []
+    for row, value in zip(low, right, strict=True):
+        total = value
+        for a, b in zip(row, solution, strict=False):  # the row's part left of the diagonal
+            total -= a * b
+        solution.append(total / row[len(solution)])
+    return solution

@@ -16,15 +16,23 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from banditroute.core.consumption import Consumption
 from banditroute.core.eligibility import exclusion
 from banditroute.core.errors import NoEligibleModel
 from banditroute.core.evidence import standardised
-from banditroute.core.posterior import Consumption, Posterior
+from banditroute.core.mixed import Belief, contrasts
+from banditroute.core.posterior import Arms, stddevs
 from banditroute.core.propensity import thompson, with_floor
 from banditroute.core.settings import CategorySettings, ModelSettings
 from banditroute.core.types import Candidate, Plan, Reason, RouteQuery
 
 LOG_COST_STEEPNESS = 99.0
+EXPLORATION, EXPLORATION_LOOKS = 0.5, 30
+"""Draws of an arm that was judged so often are narrowed by this factor; none before that, so that no arm is
+given up unseen."""
+_HOPELESS_Z = 8.0
+_SQRT_HALF = math.sqrt(0.5)
+_INV_SQRT_2PI = 1.0 / math.sqrt(2.0 * math.pi)
 PLAN_CACHE_SIZE = 16
 
 
@@ -36,13 +44,34 @@ class Weights(NamedTuple):
 
 
 class Arm(NamedTuple):
-    """One arm at one state. `quality_mean` and `quality_stddev` are at the mean context."""
+    """One arm at one state: what it can do and uses, and how often its model was looked at in any category."""
 
     model: ModelSettings
-    posterior: Posterior
     consumption: Consumption
-    quality_mean: float
-    quality_stddev: float
+    looks: float
+
+
+class Outline(NamedTuple):
+    """The arms' qualities at one context, as the policy needs them: shapes (K,), (K,), (K,), (K, K).
+
+    `mean` and `stddev` are the posterior's; `spread` the independent sds of the draws, `gaps` D_ij, the variances
+    of the differences.
+    """
+
+    mean: Sequence[float]
+    stddev: Sequence[float]
+    spread: Sequence[float]
+    gaps: Sequence[Sequence[float]]
+
+
+def outline(belief: Belief, looks: Sequence[float]) -> Outline:
+    """The belief as the policy needs it."""
+    variances, gaps = contrasts(belief.covariance)
+    spread = [
+        math.sqrt(variance) * (EXPLORATION if seen >= EXPLORATION_LOOKS else 1.0)
+        for variance, seen in zip(variances.tolist(), looks, strict=True)
+    ]
+    return Outline(belief.mean.tolist(), stddevs(belief), spread, gaps.tolist())
 
 
 def scaled_cost(settings: CategorySettings, cost_usd: float) -> float:
@@ -56,13 +85,15 @@ def scaled_cost(settings: CategorySettings, cost_usd: float) -> float:
 class View:
     """One category at one state: immutable but for a cache of plans, which a race can only fill twice."""
 
-    __slots__ = ("_delays", "_plans", "arms", "schema", "settings", "weights")
+    __slots__ = ("_delays", "_mean_outline", "_plans", "arms", "beliefs", "schema", "settings", "weights")
 
-    def __init__(self, settings: CategorySettings, weights: Weights, arms: Sequence[Arm]) -> None:
+    def __init__(self, settings: CategorySettings, weights: Weights, arms: Sequence[Arm], beliefs: Arms) -> None:
         self.settings = settings
         self.schema = settings.schema
         self.weights = weights
         self.arms = tuple(arms)
+        self.beliefs = beliefs
+        self._mean_outline = outline(beliefs.belief, [arm.looks for arm in arms])
         self._delays = tuple([self._delay(arm.consumption.latency_s) for arm in arms])
         self._plans: dict[tuple[object, ...], Plan] = {}
 
@@ -88,19 +119,23 @@ class View:
         """What an arm's latency takes from its utility, in quality points; nothing while it is unknown."""
         return self.weights.latency * latency_s / self.settings.latency_reference_s if latency_s is not None else 0.0
 
+    def outline(self, query: RouteQuery) -> Outline:
+        """The arms' qualities at the query's context."""
+        features = self.settings.features
+        if not features or not query.features:
+            return self._mean_outline
+        return outline(self.beliefs.at(standardised(query.features, features)), [arm.looks for arm in self.arms])
+
     def _plan(self, query: RouteQuery) -> Plan:
         settings, cost_weight = self.settings, self.weights.cost
         linear = settings.cost_scale == "linear"
         rate = cost_weight / settings.cost_reference_usd
         free = query[4:8] == _UNCONSTRAINED
         asked_in, asked_out = query.input_tokens, query.output_tokens
-        z = standardised(query.features, settings.features) if settings.features else ()
+        seen = self.outline(query)
         ranked = []
         excluded: dict[int, Candidate] = {}
-        for place, arm in enumerate(self.arms):
-            model, belief, use, mean, stddev = arm
-            if z:
-                mean, stddev = quality(belief, z)
+        for place, ((model, use, _), mean, stddev) in enumerate(zip(self.arms, seen.mean, seen.stddev, strict=True)):
             into = use.input_tokens if asked_in is None else asked_in
             out = use.output_tokens if asked_out is None else asked_out
             computed = into * model.input_usd_per_token + out * model.output_usd_per_token
@@ -117,7 +152,7 @@ class View:
                 settings.name, {row.model: str(row.exclusion and row.exclusion.name) for row in excluded.values()}
             )
         ranked.sort()
-        pure = thompson([-entry[0] for entry in ranked], [entry[4] for entry in ranked])
+        pure = self._shares([-entry[0] for entry in ranked], [entry[1] for entry in ranked], seen)
         shares = with_floor(pure, settings.propensity_floor)
         eligible = tuple(
             [
@@ -135,20 +170,43 @@ class View:
             unfloored=tuple(pure),
         )
 
+    def _shares(self, worths: Sequence[float], places: Sequence[int], seen: Outline) -> list[float]:
+        """Thompson's shares among the arms whose exploration still pays; best first, as `places` are."""
+        best, noises = places[0], self.beliefs.noises
+        horizon = self.settings.planning_horizon_count
+        open_arms = [0]
+        for i in range(1, len(places)):
+            difference = max(seen.gaps[places[i]][best], 1e-14)
+            if pays(worths[0] - worths[i], difference, noise=noises[places[i]], horizon=horizon):
+                open_arms.append(i)
+        shares = [0.0] * len(places)
+        drawn = thompson([worths[i] for i in open_arms], [seen.spread[places[i]] for i in open_arms])
+        for i, share in zip(open_arms, drawn, strict=True):
+            shares[i] = share
+        return shares
+
 
 _UNCONSTRAINED = RouteQuery(category="")[4:8]
 
 
-def quality(belief: Posterior, z: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation of an arm's quality at context z, shape (d,)."""
-    value = variance = 0.0
-    for z_i, mean_i, row in zip(z, belief.mean, belief.covariance, strict=True):
-        value += z_i * mean_i
-        inner = 0.0
-        for z_j, covariance in zip(z, row, strict=True):
-            inner += z_j * covariance
-        variance += z_i * inner
-    return value, math.sqrt(max(variance, 0.0))
+def pays(gap: float, difference: float, *, noise: float, horizon: float) -> bool:
+    """Whether trying an arm once more can still pay within the horizon: psi(z) / z >= n / horizon.
+
+    With z = gap / sqrt(D) and psi(z) = phi(z) - z Phi(-z), the expected gain of learning the difference is
+    sqrt(D) psi(z) for each request still to come; looking costs `gap`, and n = noise / D looks are what the belief
+    about the difference already amounts to.
+
+    Args:
+        gap: expected utility of the best arm less this one's, >= 0.
+        difference: D, the variance of the difference between the two, > 0.
+        noise: variance of one observation.
+        horizon: requests of the category that remain to be served with what is learned.
+    """
+    z = gap / math.sqrt(difference)
+    if z > _HOPELESS_Z:
+        return False
+    psi = math.exp(-0.5 * z * z) * _INV_SQRT_2PI - z * 0.5 * math.erfc(z * _SQRT_HALF)
+    return psi * horizon * difference >= noise * z
 
 
 def draw(plan: Plan, uniform: float) -> int:

@@ -67,6 +67,7 @@ class CategorySettings(NamedTuple):
     half_life_count: int | None
     half_life_us: int | None
     max_effective_sample_size: float
+    planning_horizon_count: int
 
     @property
     def schema(self) -> bytes:
@@ -193,6 +194,7 @@ def _category(name: str, raw: Mapping[str, Any], known: Mapping[str, ModelSettin
         half_life_count=_whole(raw["half_life_count"]),
         half_life_us=None if half_life_s is None else int(half_life_s * 1e6),
         max_effective_sample_size=number(raw["max_effective_sample_size"], low=1.0),
+        planning_horizon_count=int(number(raw["planning_horizon_count"], low=1.0)),
     )
 
 

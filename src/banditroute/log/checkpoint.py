@@ -11,7 +11,7 @@ from typing import Any
 
 from banditroute.core.evidence import Ageing, Cell, Usage
 from banditroute.core.fold import FOLD_VERSION, CategoryState, State
-from banditroute.core.posterior import Pool, Pooled
+from banditroute.core.pool import Pool, Pooled
 from banditroute.core.settings import EMPTY, Feature, canonical_json, parse_shared
 from banditroute.log.base import Checkpoint
 
@@ -29,7 +29,7 @@ def encode(state: State) -> bytes:
             name: category._asdict() | {"cells": {model: cell._asdict() for model, cell in category.cells.items()}}
             for name, category in state.categories.items()
         },
-        "pool": {"models": state.pool.models, "newcomer": state.pool.newcomer, "spread": state.pool.spread},
+        "pool": state.pool._asdict(),
         "schemas": state.schemas,
         "counts": [state.feedback_count, state.recorded_count, state.skipped_count],
     }
@@ -79,7 +79,12 @@ def decode(body: bytes) -> State:
         settings=parse_shared(raw["document"]) if raw["document"] else EMPTY,
         overrides=raw["overrides"],
         categories={name: _category(category) for name, category in raw["categories"].items()},
-        pool=Pool({model: Pooled(*row) for model, row in pool["models"].items()}, Pooled(*pool["newcomer"]), pool["spread"]),
+        pool=Pool(
+            models={model: Pooled(*row) for model, row in pool["models"].items()},
+            newcomer=Pooled(*pool["newcomer"]),
+            spread=pool["spread"],
+            cells={name: {model: (w, mean) for model, (w, mean) in seen.items()} for name, seen in pool["cells"].items()},
+        ),
         schemas={key: tuple(names) for key, names in raw["schemas"].items()},
         feedback_count=feedback,
         recorded_count=recorded,
