@@ -63,6 +63,7 @@ def test_a_file_and_a_dict_of_the_same_shape_are_the_same(tmp_path: Path) -> Non
     [
         ("    cost_weight: 0.3", "    cost_wieght: 0.3", "categories.chat.cost_wieght", 8, "unknown key"),
         ('store: "memory:"', "shop: x", "shop", 1, "unknown key"),
+        ('store: "memory:"', "store: postgres://user:secret@host/db", "store", 1, "'host/db' is no store"),
         ("cost_weight: 0.3", "cost_weight: plenty", "categories.chat.cost_weight", 8, "plenty"),
         ("cost_weight: 0.3", "cost_weight: 100.5", "categories.chat.cost_weight", 8, "100.5"),
         ("cost_weight: 0.3", "cost_weight: -0.1", "categories.chat.cost_weight", 8, "-0.1"),
@@ -137,6 +138,7 @@ def test_one_half_life_is_in_force(given: dict[str, Any], count: int | None, sec
     [
         ("models:\n  a: [1, 2\ncategories: {}\n", 3, "is not YAML"),
         ("models: {}\n\tb: 1\n", 2, "is not YAML"),
+        ("models: {}\nstore: memory:\n", 2, 'needs quotes, such as store: "memory:"'),
         ("models: *gone\n", 1, "undefined alias"),
         ("a: 1\n---\nb: 2\n", 2, "is not YAML"),
         ("models:\n  a: \x07\n", 2, "special characters"),

@@ -81,6 +81,10 @@ def test_links_between_documents_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (Path(banditroute.__file__).parent / "py.typed").is_file()
+
+
 def test_public_names() -> None:
     assert banditroute.__all__ == sorted(banditroute.__all__)
     public = {name for name in vars(banditroute) if not name.startswith("_")} - _submodules()

@@ -186,6 +186,11 @@ def test_evidence_on_a_fallback_or_shadow_lands_on_the_model_it_names(router: Ro
     assert arm_of(router, "big").quality_mean > arm_of(router, "tiny").quality_mean
 
 
+def test_a_shadow_call_is_an_attempt_even_if_nothing_is_known_of_it(router: Router, decision: Decision) -> None:
+    receipt = router.feedback(decision.id, model="tiny", shadow=True, eval_score=0.1)
+    assert (receipt.signal_dispositions, receipt.attempt_dispositions) == ((APPLIED,), (APPLIED,))
+
+
 # --- a configuration that changes between decision and feedback ---
 
 

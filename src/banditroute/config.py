@@ -13,11 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from banditroute.core.errors import ConfigError, ConfigProblem
 from banditroute.core.settings import ANY_CATEGORY, MAX_FEATURES, MAX_NAME_BYTES, parse_shared
+from banditroute.yaml_lines import Lines, read_yaml
+
+MEMORY, SQLITE_SCHEME = "memory:", "sqlite:///"
 
 Positive = Annotated[float, Field(ge=1e-12, le=1e9, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=1e-3, le=1e9, allow_inf_nan=False)]
@@ -131,7 +133,8 @@ class ConfigFile(_Strict):
     """Everything that a configuration file may hold."""
 
     store: str = Field(
-        "sqlite:///./.banditroute", description="where the log is: `sqlite:///FOLDER` (relative to this file) or `memory:`"
+        "sqlite:///./.banditroute",
+        description='where the log is: `sqlite:///FOLDER` (relative to this file) or `"memory:"` (quoted)',
     )
     signing_keys_file: str | None = Field(
         None, description="keys of decision ids; default: `keys.json` in the store's folder, made at the first start"
@@ -150,6 +153,19 @@ class ConfigFile(_Strict):
     priors: dict[str, dict[str, PriorConfig]] = Field(
         default_factory=dict, description="a file's path, or by category (`*`: all not named) and model"
     )
+
+
+def store_folder(url: str) -> str | None:
+    """The folder that a store's URL names; None for a store in memory.
+
+    Raises:
+        ValueError: it is of no known kind; never shows a password.
+    """
+    if url == MEMORY:
+        return None
+    if url.startswith(SQLITE_SCHEME) and len(url) > len(SQLITE_SCHEME):
+        return url.removeprefix(SQLITE_SCHEME)
+    raise ValueError(f"{url.rsplit('@', maxsplit=1)[-1]!r} is no store: use {SQLITE_SCHEME}FOLDER or {MEMORY}")
 
 
 class LocalConfig(NamedTuple):
@@ -185,7 +201,7 @@ def load(source: str | Path | Mapping[str, Any]) -> Config:
 
 
 def _read_file(path: Path) -> tuple[Any, Lines, str, Path]:
-    return *_read_yaml(path), str(path), path.parent
+    return *read_yaml(path), str(path), path.parent
 
 
 class _Priors(_Strict):
@@ -198,15 +214,12 @@ def read_priors(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: it is no priors file.
     """
-    raw, lines = _read_yaml(path)
+    raw, lines = read_yaml(path)
     try:
         checked = _Priors.model_validate({"priors": raw})
     except ValidationError as error:
         raise ConfigError(str(path), _problems(error, {("priors", *k): v for k, v in lines.items()}, 1)) from None
     return checked.model_dump(mode="json")["priors"]  # type: ignore[no-any-return]
-
-
-Lines = Mapping[tuple[str | int, ...], int]
 
 
 def _checked(raw: Any, source: str, lines: Lines, folder: Path) -> Config:
@@ -238,6 +251,10 @@ def _checked(raw: Any, source: str, lines: Lines, folder: Path) -> Config:
 
 def _cross_checks(file: ConfigFile) -> list[tuple[tuple[str | int, ...], str]]:
     found: list[tuple[tuple[str | int, ...], str]] = []
+    try:
+        store_folder(file.store)
+    except ValueError as error:
+        found.append((("store",), str(error)))
     named: list[tuple[str | int, ...]] = [("models", name) for name in file.models]
     for name, category in file.categories.items():
         named += [("categories", name), *[("categories", name, "features", feature) for feature in category.features]]
@@ -325,58 +342,3 @@ def _problems(error: ValidationError, lines: Lines, skip: int) -> list[ConfigPro
         given = "" if isinstance(item["input"], dict | list) or hint else f" (given: {item['input']!r:.80})"
         found.append(ConfigProblem(".".join(map(str, loc[skip:])), _line(lines, loc), f"{text}{given}"))
     return found
-
-
-def _read_yaml(path: Path) -> tuple[Any, dict[tuple[str | int, ...], int]]:
-    """The data of a YAML file and the line of every key; refuses duplicate keys."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(str(path), [ConfigProblem("", None, f"cannot be read: {error.strerror}")]) from None
-    except UnicodeDecodeError:
-        raise ConfigError(str(path), [ConfigProblem("", None, "is not UTF-8 text")]) from None
-    lines: dict[tuple[str | int, ...], int] = {}
-    problems: list[ConfigProblem] = []
-    try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        if node is not None:
-            _walk(node, (), lines, problems, set())  # first: constructing resolves `<<` in place
-        data = None if node is None else loader.construct_document(node)
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, int(error.position)) + 1
-        raise ConfigError(str(path), [ConfigProblem("", line, f"is not YAML: {error.reason}")]) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        what = getattr(error, "problem", None) or str(error)
-        raise ConfigError(
-            str(path), [ConfigProblem("", None if mark is None else mark.line + 1, f"is not YAML: {what}")]
-        ) from None
-    if problems:
-        raise ConfigError(str(path), problems)
-    return data, lines
-
-
-def _walk(
-    node: yaml.Node,
-    loc: tuple[str | int, ...],
-    lines: dict[tuple[str | int, ...], int],
-    problems: list[ConfigProblem],
-    above: set[int],
-) -> None:
-    if id(node) in above:
-        return  # an anchor that holds itself
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            name = key.value if isinstance(key, yaml.ScalarNode) else str(key)
-            here = (*loc, name)
-            lines[here] = key.start_mark.line + 1
-            if name in seen and name != "<<":
-                problems.append(ConfigProblem(".".join(map(str, here)), key.start_mark.line + 1, "is given twice"))
-            seen.add(name)
-            _walk(value, here, lines, problems, above | {id(node)})
-    elif isinstance(node, yaml.SequenceNode):
-        for i, value in enumerate(node.value):
-            lines[(*loc, i)] = value.start_mark.line + 1
-            _walk(value, (*loc, i), lines, problems, above | {id(node)})

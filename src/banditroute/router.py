@@ -157,7 +157,7 @@ class Router:
             latency_s=latency_s,
             time_to_first_token_s=time_to_first_token_s,
         )
-        said = error is not None or any(value is not None for value in attempt[3:])
+        said = error is not None or shadow or any(value is not None for value in attempt[3:])
         attempts = (attempt,) if said else ()
         future = self.engine.submit(FeedbackReport(decision_id, tuple(signals), attempts, observe_time))
         receipt = future.result()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from banditroute.config import Config, LocalConfig
+from banditroute.config import Config, LocalConfig, store_folder
 from banditroute.core.errors import ConfigError, ConfigProblem, StoreKeyMismatch, StoreUnavailable
 from banditroute.engine import Engine
 from banditroute.log.base import EventLog
@@ -20,7 +20,6 @@ from banditroute.log.sqlite import SqliteLog
 from banditroute.tokens import MIN_SECRET_BYTES, SigningKey, TokenSigner
 
 KEYS_FILE = "keys.json"
-SQLITE_SCHEME = "sqlite:///"
 
 
 def state_directory(local: LocalConfig, store: str | None = None) -> Path | None:
@@ -29,14 +28,11 @@ def state_directory(local: LocalConfig, store: str | None = None) -> Path | None
     Raises:
         ConfigError: the store's URL is of no known kind.
     """
-    url = store or local.store
-    if url in ("memory:", "memory"):
-        return None
-    if url.startswith(SQLITE_SCHEME) and len(url) > len(SQLITE_SCHEME):
-        return local.folder / url.removeprefix(SQLITE_SCHEME)
-    raise ConfigError(
-        "store", [ConfigProblem("store", None, f"{url.split('@')[-1]!r} is no store: use sqlite:///FOLDER or memory:")]
-    )
+    try:
+        folder = store_folder(store or local.store)
+    except ValueError as error:
+        raise ConfigError("<store>", [ConfigProblem("", None, str(error))]) from None
+    return None if folder is None else local.folder / folder
 
 
 def open_engine(

@@ -66,11 +66,18 @@ class TestCalls:
     def test_refusals(self, run: Run, served: ServerProcess) -> None:
         ran = run("route", "nonsense", "--server", served.router)
         assert (ran.code, ran.out) == (1, "")
+        assert "\n  " not in ran.err
         assert "NOT_FOUND (UNKNOWN_CATEGORY)" in ran.err
         ran = run("route", "summarise", "--server", served.router, "--feature", "width=1", "--max-cost-usd", -1)
         assert ran.code == 1
+        assert ran.err.splitlines()[0] == "error: INVALID_ARGUMENT (INVALID_FIELDS)"
         assert "  features[width]: " in ran.err
-        assert "  max_cost_usd: " in ran.err
+        assert ran.err.count("max_cost_usd: ") == 1
+        ran = run("route", "classify", "--server", served.admin)
+        assert "UNIMPLEMENTED" in ran.err
+        assert "is --server the right listener?" in ran.err
+        ran = run("route", "classify", "--server", "127.0.0.1:1", "--timeout-s", 1)
+        assert "is a server running there?" in ran.err
         ran = run("route", "classify", "--server", served.router, "--tag", "vision")
         assert "NO_ELIGIBLE_MODEL" in ran.err
         ran = run("feedback", "nonsense!", "--server", served.router, "--accepted")
@@ -167,12 +174,13 @@ class TestSignals:
 
             keys_path.write_text(json.dumps({"keys": [{"id": "k2", "secret": "5a" * 32}, *keys]}))
             dear = {"input_usd_per_mtok": 20.0, "output_usd_per_mtok": 20.0, "tags": ["tools"]}
-            before = self._costs(admin)
+            before, drawn = self._costs(admin), self._propensity(client, "dear")
             write_config(tmp_path, models={**CONFIG["models"], "dear": dear})
             self._hang_up(server, '"reloaded"')
             after = self._costs(admin)
             assert after["dear"] == pytest.approx(2 * before["dear"])
             assert after["cheap"] == pytest.approx(before["cheap"])
+            assert self._propensity(client, "dear") < drawn  # the very next Route, with no feedback in between
             assert admin.get_category("classify").overridden_fields == ["cost_weight"]
             assert client.route("classify").decision_id[:6] != old[:6]
             assert client.feedback(old, accepted=True).state_position
@@ -192,6 +200,10 @@ class TestSignals:
         count = server.log_path.read_text().count(told)
         server.signal(signal.SIGHUP)
         eventually(lambda: server.log_path.read_text().count(told) > count)
+
+    @staticmethod
+    def _propensity(client: Client, model: str) -> float:
+        return {c.model: c.propensity for c in client.route("classify", explain=True).candidates}[model]
 
     @staticmethod
     def _costs(admin: AdminClient) -> dict[str, float]:

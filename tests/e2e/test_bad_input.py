@@ -149,6 +149,13 @@ TABLE: list[Row] = [
         "signals[0].weight",
     ),
     (
+        "negative weight",
+        lambda w: w.feedback(w.route().decision_id, pb.Signal(eval_score=0.5, weight=-1.0)),
+        INVALID,
+        "INVALID_FIELDS",
+        "signals[0].weight",
+    ),
+    (
         "negative cost",
         lambda w: w.feedback(w.route().decision_id, attempts=[pb.Attempt(usage=pb.Usage(cost_usd=-1.0))]),
         INVALID,

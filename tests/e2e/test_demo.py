@@ -31,7 +31,7 @@ def check(report: Any) -> None:
     assert summary["router"]["utility"] > summary["random"]["utility"]
     assert summary["router"]["cost_usd"] < summary["best"]["cost_usd"]
     assert summary["quality_kept"] == pytest.approx(summary["router"]["quality"] / summary["best"]["quality"])
-    assert summary["lost_second_half"] < summary["lost_first_half"]
+    assert summary["lost_second_half"] < 0.5  # of what random choice loses: it learned; which half lost more is luck
     explained = report["explained"]
     assert explained["sources"] == ["id", "sink", "log"]
     assert explained["why"]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from banditroute.client import Client, RequestFailed, feedback_request, route_request
-from banditroute.core.fold import INITIAL, learn
+from banditroute.core.fold import FOLD_VERSION, INITIAL, learn
 from banditroute.core.settings import canonical_json
 from banditroute.core.types import Event, EventKind
 from banditroute.demo.process import ServerProcess
@@ -42,7 +42,7 @@ def read_whole(directory: Path) -> list[Event]:
             state, skipped = learn(state, event)
             assert not skipped
         assert log.tip() == (len(events), previous)
-        checkpoint = log.newest_checkpoint(1)
+        checkpoint = log.newest_checkpoint(FOLD_VERSION)
         if checkpoint is not None and checkpoint.position == len(events):
             assert checkpoint.body == encode(state)
         return events

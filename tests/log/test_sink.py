@@ -68,7 +68,7 @@ def test_what_was_never_kept_is_none(idle: DecisionSink, tmp_path: Path) -> None
     assert find_decision(tmp_path / "elsewhere", row(1).decision) is None
 
 
-def test_a_full_queue_drops_and_counts(idle: DecisionSink, tmp_path: Path) -> None:
+def test_a_full_queue_drops_counts_and_says_so(idle: DecisionSink, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(14):
         idle.put(row(number))
     assert idle.dropped == 4
@@ -76,10 +76,14 @@ def test_a_full_queue_drops_and_counts(idle: DecisionSink, tmp_path: Path) -> No
     idle.put(row(20))
     idle.flush()
     assert idle.dropped == 4
+    assert [word in caplog.text for word in ("decisions were dropped", "'count': 4", "the queue was full")] == [True] * 3
+    assert len(caplog.records) == 1  # not at every batch
     assert kept(tmp_path, range(21)) == [*range(10), 20]
 
 
-def test_a_disk_that_fails_drops_and_counts_and_is_got_over(idle: DecisionSink, tmp_path: Path) -> None:
+def test_a_disk_that_fails_drops_and_counts_and_is_got_over(
+    idle: DecisionSink, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (pages,) = idle._db.execute("PRAGMA page_count").fetchone()
     idle._db.execute(f"PRAGMA max_page_count = {pages}")
     big = RouteQuery("c", labels={str(i): "x" * 64 for i in range(16)}, allowed_models=("m" * 96,) * 100)
@@ -87,6 +91,7 @@ def test_a_disk_that_fails_drops_and_counts_and_is_got_over(idle: DecisionSink, 
         idle.put(row(number, big))
     idle.flush()
     assert idle.dropped == 10
+    assert "is full" in caplog.text
     assert kept(tmp_path, range(10)) == []
     idle._db.execute("PRAGMA max_page_count = 100000")
     idle.put(row(11, big))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import grpc
 import typer
 from typer.core import TyperGroup
 
@@ -15,6 +16,11 @@ from banditroute.client import RequestFailed
 from banditroute.core.errors import BanditrouteError
 
 REFUSED, UNUSABLE = 1, 2
+
+HINTS = {
+    grpc.StatusCode.UNAVAILABLE: "is a server running there? `banditroute serve --config FILE` starts one",
+    grpc.StatusCode.UNIMPLEMENTED: "is --server the right listener? route and feedback ask the router's, all else the admin's",
+}
 
 
 class Commands(TyperGroup):
@@ -33,9 +39,12 @@ class Commands(TyperGroup):
 
 
 def failure_lines(error: RequestFailed) -> list[str]:
-    """A refusal in lines: code and reason, message, then every wrong field."""
+    """A refusal in lines: code and reason, then every wrong field or else the message; a hint where none was answered."""
     head = f"error: {error.code.name}" + (f" ({error.reason})" if error.reason else "")
-    return [f"{head}: {error.message}", *(f"  {v.field}: {v.description}" for v in error.field_violations)]
+    if error.field_violations:
+        return [head, *(f"  {v.field}: {v.description}" for v in error.field_violations)]
+    hint = "" if error.reason else HINTS.get(error.code, "")
+    return [f"{head}: {error.message}", *([f"  {hint}"] if hint else [])]
 
 
 def say(*lines: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -65,7 +66,7 @@ def _print(out: Console, told: Explanation) -> None:
         out.print(f"Context: {', '.join(f'{name} = {value:g}' for name, value in told.context.items())}.", markup=False)
     asked = {name: value for name, value in told.request.items() if name not in SHOWN_ELSEWHERE}
     if asked:
-        out.print(f"Asked for: {', '.join(f'{name} {value}' for name, value in asked.items())}.", markup=False)
+        out.print(f"Asked for: {'; '.join(f'{name} {_listed(value)}' for name, value in asked.items())}.", markup=False)
     out.print()
     if told.options:
         wide = out.width >= WIDE
@@ -100,6 +101,12 @@ def _print(out: Console, told: Explanation) -> None:
         what = ("shadow call " if call.shadow else "call ") + ("served" if call.error == "none" else f"failed: {call.error}")
         usage = ", ".join(USAGE_WORDS[field].format(value) for field, value in call.usage.items())
         out.print(f"  {moment(call.observe_time)}  {call.model}: {what}{f' ({usage})' if usage else ''}", markup=False)
+
+
+def _listed(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={text}" for name, text in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _said(signal: Judgement) -> str:

@@ -47,7 +47,7 @@ def stored(config: Config) -> Iterator[Stored]:
     """
     directory = state_directory(config.local)
     if directory is None:
-        raise StoreUnavailable("a store in memory ends with its process: ask the server itself (--server)")
+        raise StoreUnavailable("a store in memory can be read only by its own process: use sqlite:///FOLDER, or ask the server")
     log = SqliteLog(directory, time.time, read_only=True)
     try:
         yield Stored(directory, log, _folded(log))

@@ -1,6 +1,6 @@
 """The decision sink: what was decided and why, kept beside the learning path for `explain`.
 
-Bounded, batched, and never in the way: a full queue or a failing disk drops rows and counts them.
+Bounded, batched, and never in the way: a full queue or a failing disk drops rows, counts them and says so in the log.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from banditroute import logs
 from banditroute.core.errors import StoreUnavailable
 from banditroute.core.types import Plan, Reason, RouteQuery
 
@@ -24,10 +25,13 @@ FLUSH_INTERVAL_S = 0.2
 BATCH_ROWS = 500
 BREATH_ROWS, BREATH_S = 8, 0.0001
 PURGE_INTERVAL_S = 3600.0
+TELL_INTERVAL_S = 60.0
 
 _SCHEMA = """CREATE TABLE IF NOT EXISTS batches (first_ms INTEGER NOT NULL, last_ms INTEGER NOT NULL, rows TEXT NOT NULL,
              numbers BLOB NOT NULL)"""
 _INDEX = "CREATE INDEX IF NOT EXISTS batches_time ON batches (last_ms, first_ms)"
+
+log = logs.logger("banditroute.sink")
 
 
 class SinkRow(NamedTuple):
@@ -60,6 +64,7 @@ class DecisionSink:
         self._writing = threading.Lock()
         self._purged = float("-inf")
         self.dropped = 0
+        self._told, self._told_at = 0, float("-inf")
         with ExitStack() as undo:
             try:
                 self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
@@ -87,16 +92,23 @@ class DecisionSink:
 
     def flush(self) -> None:
         """Writes all rows that wait."""
+        cause = "the queue was full"
         with self._writing:
             while self._rows:
                 batch = [self._rows.popleft() for _ in range(min(BATCH_ROWS, len(self._rows)))]
                 try:
                     self._write(batch)
-                except Exception:
+                except Exception as error:
                     self.dropped += len(batch)
+                    cause = str(error)
                     with suppress(sqlite3.Error):
                         if self._db.in_transaction:
                             self._db.execute("ROLLBACK")
+            if self.dropped > self._told and time.monotonic() - self._told_at >= TELL_INTERVAL_S:
+                log.warning(
+                    "decisions were dropped; explain knows them from their ids only", count=self.dropped - self._told, cause=cause
+                )
+                self._told, self._told_at = self.dropped, time.monotonic()
 
     def _write(self, batch: list[SinkRow]) -> None:
         times = [row.time_ms for row in batch]

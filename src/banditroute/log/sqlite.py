@@ -7,9 +7,7 @@ one fsync. One process owns a state directory (`flock`); others may open it read
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import queue
 import sqlite3
 import threading
@@ -26,7 +24,6 @@ from banditroute.core.errors import (
     FeedbackWindowOver,
     StoreClosed,
     StoreError,
-    StoreInUse,
     StoreKeyMismatch,
     StoreTooNew,
     StoreUnavailable,
@@ -45,9 +42,10 @@ from banditroute.log.base import (
     made_event,
     merged_feedback,
 )
+from banditroute.log.ownership import Ownership
 
 FORMAT_VERSION = 1
-LOG_FILE, LOCK_FILE = "log.db", "lock"
+LOG_FILE = "log.db"
 GROUP_SIZE = 512
 MAX_QUEUED = 10_000
 RECENT_EVENTS = 8192
@@ -116,13 +114,10 @@ class SqliteLog(EventLog):
         self._read_only = read_only
         self._changed = threading.Condition()
         self._closed = False
-        self._lock_file: int | None = None
         path = directory / LOG_FILE
         with ExitStack() as undo:
-            undo.callback(self._disown)
-            if not read_only:
-                self._own(directory)
-            elif not path.exists():
+            self._owned = None if read_only else undo.enter_context(closing(Ownership(directory)))
+            if read_only and not path.exists():
                 raise StoreUnavailable(f"no log in {directory}: nothing was served from there yet")
             with _store_errors():
                 self._writer = undo.enter_context(closing(_connect(path, read_only=read_only)))
@@ -137,28 +132,6 @@ class SqliteLog(EventLog):
             self._thread.start()
 
     # --- opening and closing ---
-
-    def _own(self, directory: Path) -> None:
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            self._lock_file = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.truncate(self._lock_file, 0)
-            os.write(self._lock_file, str(os.getpid()).encode())
-        except BlockingIOError:
-            assert self._lock_file is not None
-            holder = os.read(self._lock_file, 32).decode(errors="replace").strip()
-            raise StoreInUse(
-                f"state directory {directory} is in use by another process{f' (pid {holder})' if holder else ''}: "
-                "stop it, or give this one another `store`"
-            ) from None
-        except OSError as error:
-            raise StoreUnavailable(f"state directory {directory} cannot be used: {error.strerror}") from error
-
-    def _disown(self) -> None:
-        if self._lock_file is not None:
-            os.close(self._lock_file)
-            self._lock_file = None
 
     def _prepare(self, path: Path) -> None:
         db = self._writer
@@ -198,7 +171,8 @@ class SqliteLog(EventLog):
         with self._reading:
             self._reader.close()
         self._writer.close()
-        self._disown()
+        if self._owned is not None:
+            self._owned.close()
 
     def _submit(self, run: Callable[[_Batch], Any]) -> Future[Any]:
         if self._read_only:
