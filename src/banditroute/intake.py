@@ -55,7 +55,6 @@ def _body(token: DecisionToken) -> dict[str, Any]:
         "state_position": token.state_position,
         "schema": token.schema.hex(),
         "context": list(token.context),
-        "flags": token.flags,
     }
 
 

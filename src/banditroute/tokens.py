@@ -29,7 +29,7 @@ _MAC_BYTES = 16
 _BLOCK_BYTES = 64
 _TAG_BYTES = 4
 _NO_TOKENS = 0xFFFFFFFF
-_HEAD = struct.Struct(">B4sB16sdfffIQ8sBBB")
+_HEAD = struct.Struct(">B4s16sdfffIQ8sBBB")
 
 
 class _Mac:
@@ -79,7 +79,6 @@ class DecisionToken(NamedTuple):
     state_position: int
     schema: bytes
     context: tuple[float, ...]
-    flags: int = 0
 
     @property
     def time_ms(self) -> int:
@@ -136,7 +135,6 @@ class TokenSigner:
             payload = _HEAD.pack(
                 ID_VERSION,
                 self._first,
-                token.flags,
                 token.decision,
                 token.propensity,
                 token.expected_quality,
@@ -184,7 +182,7 @@ class TokenSigner:
 
 
 def _decode(payload: bytes) -> DecisionToken:
-    (_, _, flags, decision, propensity, quality, cost, computed, tokens, position, schema, n_category, n_model, n_context) = (
+    (_, _, decision, propensity, quality, cost, computed, tokens, position, schema, n_category, n_model, n_context) = (
         _HEAD.unpack_from(payload)
     )
     at = _HEAD.size + n_category
@@ -201,5 +199,4 @@ def _decode(payload: bytes) -> DecisionToken:
         state_position=position,
         schema=schema,
         context=struct.unpack_from(f">{n_context}f", payload, end),
-        flags=flags,
     )

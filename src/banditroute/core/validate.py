@@ -119,7 +119,7 @@ def _unrepeated(found: list[FieldViolation], field: str, key: str, seen: dict[st
 
 def _signal(found: list[FieldViolation], field: str, signal: Signal, drawn: str, known: Collection[str]) -> None:
     if not 0.0 <= signal.value <= 1.0:
-        found.append(FieldViolation(f"{field}.{signal.kind}", f"{signal.value} is outside its range"))
+        found.append(FieldViolation(f"{field}.{signal.kind}", f"{signal.value} is outside 0 to 1"))
     if not (math.isfinite(signal.weight) and 0.0 < signal.weight <= MAX_SIGNAL_WEIGHT):
         found.append(FieldViolation(f"{field}.weight", f"{signal.weight} is no weight: above 0, at most {MAX_SIGNAL_WEIGHT:g}"))
     _text(found, f"{field}.source", signal.source, MAX_SOURCE_LENGTH)
