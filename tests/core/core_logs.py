@@ -45,6 +45,7 @@ def category_entry(**changes: Any) -> dict[str, Any]:
         "half_life_count": None,
         "half_life_s": None,
         "max_effective_sample_size": 1e6,
+        "planning_horizon_count": 500,
     } | changes
 
 

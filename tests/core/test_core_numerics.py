@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from banditroute.core.numerics import exp2, pack, packed_size, solve_spd, unpack
+from banditroute.core.numerics import cholesky, exp2, log, pack, packed_size, unpack, whitened
 
 PROFILE = settings(max_examples=300, derandomize=True, deadline=None)
 
@@ -40,22 +40,54 @@ def test_whole_steps_only_scale(x: float, steps: int) -> None:
 
 
 @PROFILE
+@given(st.floats(min_value=5e-324, max_value=1.7976931348623157e308) | st.floats(min_value=0.5, max_value=2.0))
+def test_log_agrees_with_the_library(x: float) -> None:
+    assert log(x) == pytest.approx(math.log(x), rel=1e-14, abs=1e-14)
+
+
+def test_log_by_hand() -> None:
+    assert log(1.0) == 0.0
+    for power in (-1074, -1022, -1, 1, 10, 1023):
+        assert log(math.ldexp(1.0, power)) == pytest.approx(power * math.log(2.0), rel=1e-15)
+    for near in (1.0 - 2.0**-53, 1.0 + 2.0**-52, 1.0 - 1e-9, 1.0 + 1e-9, math.sqrt(0.5), math.sqrt(2.0)):
+        assert log(near) == pytest.approx(math.log(near), rel=1e-14)
+    for bad in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="log of"):
+            log(bad)
+
+
+@PROFILE
 @given(st.integers(min_value=1, max_value=17), st.integers(min_value=0, max_value=2**32 - 1))
-def test_solve_spd_agrees_with_numpy(dimension: int, seed: int) -> None:
+def test_cholesky_and_whitened_agree_with_numpy(dimension: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     root = rng.normal(size=(dimension, dimension + 2))
     matrix = root @ root.T + 0.1 * np.eye(dimension)
     right = rng.normal(size=dimension)
-    solution, inverse = solve_spd(matrix.tolist(), right.tolist())
-    np.testing.assert_allclose(solution, np.linalg.solve(matrix, right), rtol=1e-8, atol=1e-9)
-    np.testing.assert_allclose(inverse, np.linalg.inv(matrix), rtol=1e-8, atol=1e-9)
-    assert inverse == [list(column) for column in zip(*inverse, strict=True)]
-    full = matrix.tolist()
-    assert len(pack(full)) == packed_size(dimension)
-    np.testing.assert_array_equal(unpack(pack(full), dimension), np.triu(matrix) + np.triu(matrix, 1).T)
+    low = cholesky(matrix.tolist())
+    np.testing.assert_allclose(low, np.linalg.cholesky(matrix), rtol=1e-9, atol=1e-10)
+    solution = whitened(low, right.tolist())
+    np.testing.assert_allclose(solution, np.linalg.solve(np.linalg.cholesky(matrix), right), rtol=1e-8, atol=1e-9)
+    assert math.fsum(x * x for x in solution) == pytest.approx(right @ np.linalg.solve(matrix, right), rel=1e-8)
+    assert 2.0 * math.fsum(log(row[i]) for i, row in enumerate(low)) == pytest.approx(np.linalg.slogdet(matrix)[1], abs=1e-10)
 
 
-def test_solve_spd_refuses_what_is_not_positive_definite() -> None:
+@PROFILE
+@given(st.integers(min_value=1, max_value=17), st.integers(min_value=0, max_value=2**32 - 1))
+def test_packing_keeps_the_upper_triangle(dimension: int, seed: int) -> None:
+    matrix = np.random.default_rng(seed).normal(size=(dimension, dimension))
+    packed = pack(matrix.tolist())
+    assert len(packed) == packed_size(dimension)
+    np.testing.assert_array_equal(unpack(packed, dimension), np.triu(matrix) + np.triu(matrix, 1).T)
+
+
+def test_cholesky_refuses_what_is_not_positive_definite() -> None:
     for matrix in ([[0.0]], [[1.0, 2.0], [2.0, 1.0]], [[math.nan]], [[1e18 + 400.0, 1e18], [1e18, 1e18 + 400.0]]):
         with pytest.raises(ValueError, match="positive definite"):
-            solve_spd(matrix, [1.0] * len(matrix))
+            cholesky(matrix)
+
+
+def test_whitened_by_hand() -> None:
+    assert cholesky([[4.0, 2.0], [2.0, 5.0]]) == [[2.0, 0.0], [1.0, 2.0]]
+    assert whitened([[2.0, 0.0], [1.0, 2.0]], [6.0, 7.0]) == [3.0, 2.0]
+    with pytest.raises(ValueError, match="zip"):
+        whitened([[1.0]], [1.0, 2.0])

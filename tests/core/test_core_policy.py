@@ -4,6 +4,7 @@ import math
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 from core_logs import MODELS, category_entry, config_event, decided, document, fold, model_entry, scored
 from hypothesis import given
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from banditroute.core.eligibility import exclusion
 from banditroute.core.errors import NoEligibleModel
 from banditroute.core.fold import State
-from banditroute.core.policy import PLAN_CACHE_SIZE, View, reason, share_at_mean
+from banditroute.core.mixed import Belief, contrasts
+from banditroute.core.policy import EXPLORATION, EXPLORATION_LOOKS, PLAN_CACHE_SIZE, View, outline, pays, reason, share_at_mean
 from banditroute.core.propensity import thompson, with_floor
 from banditroute.core.settings import ModelSettings
 from banditroute.core.types import Candidate, Event, EventKind, Exclusion, Plan, Reason, RouteQuery
@@ -105,9 +107,118 @@ def test_a_plan_shows_all_and_ranks_the_eligible() -> None:
     assert worths == sorted(worths, reverse=True)
     assert tuple(candidate.propensity for candidate in plan.eligible) == plan.propensities
     assert sum(plan.propensities) == pytest.approx(1.0, abs=1e-12)
-    pure = thompson(worths, [candidate.quality_stddev for candidate in plan.eligible])
-    assert plan.unfloored == tuple(pure)
-    assert plan.propensities == tuple(with_floor(pure, 0.01))
+    assert plan.propensities == tuple(with_floor(plan.unfloored, 0.01))
+
+
+@pytest.mark.parametrize("horizon", [1, 30, 500, 10**6])
+def test_shares_are_thompsons_among_the_arms_that_pay(horizon: int) -> None:
+    """By hand: contrast variances from the belief's covariance, the gate arm by arm, the draw among what is open."""
+    state = learned(planning_horizon_count=horizon, propensity_floor=0.0, cost_weight=0.05)
+    view = view_of(state)
+    plan = view.plan(RouteQuery("chat"))
+    variances, gaps = contrasts(view.beliefs.belief.covariance)
+    place = {arm.model.name: i for i, arm in enumerate(view.arms)}
+    best = plan.eligible[0]
+    open_arms = [best] + [
+        arm
+        for arm in plan.eligible[1:]
+        if pays(
+            best.utility_mean - arm.utility_mean,
+            gaps[place[arm.model], place[best.model]],
+            noise=view.beliefs.noises[place[arm.model]],
+            horizon=horizon,
+        )
+    ]
+    pure = thompson([arm.utility_mean for arm in open_arms], [math.sqrt(variances[place[arm.model]]) for arm in open_arms])
+    assert [arm.looks for arm in view.arms] == pytest.approx([14.0, 14.0, 14.0, 13.0])  # too few to narrow the draws
+    expected = dict(zip([arm.model for arm in open_arms], pure, strict=True))
+    found = dict(zip(plan.models, plan.unfloored, strict=True))
+    assert found == pytest.approx({name: expected.get(name, 0.0) for name in plan.models}, abs=1e-12)
+    if horizon == 10**6:
+        assert len(open_arms) == 4
+    if horizon == 1:
+        assert len(open_arms) < 4
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.02])
+def test_an_arm_whose_exploration_does_not_pay_has_the_floors_share(floor: float) -> None:
+    state = learned(planning_horizon_count=1, cost_weight=0.05, propensity_floor=floor)
+    plan = view_of(state).plan(RouteQuery("chat"))
+    closed = [i for i, share in enumerate(plan.unfloored) if share == 0.0]
+    assert closed
+    assert [plan.propensities[i] for i in closed] == pytest.approx([floor] * len(closed), abs=1e-15)
+    assert sum(plan.propensities) == pytest.approx(1.0, abs=1e-12)
+    if floor:
+        assert {reason(plan, i) for i in closed} == {Reason.FLOOR}
+
+
+# --- the gate --------------------------------------------------------------------------------------
+
+
+def psi(z: float) -> float:
+    return math.exp(-z * z / 2) / math.sqrt(2 * math.pi) - z * math.erfc(z / math.sqrt(2)) / 2
+
+
+def test_pays_by_hand() -> None:
+    # z = .1 / sqrt(.01) = 1, psi(1) = .08332; n = noise / D = 6: pays from a horizon of 6 / .08332 = 72.02 on.
+    assert psi(1.0) == pytest.approx(0.0833155, abs=1e-7)
+    assert not pays(0.1, 0.01, noise=0.06, horizon=72.0)
+    assert pays(0.1, 0.01, noise=0.06, horizon=72.1)
+
+
+POSITIVE = st.floats(min_value=1e-6, max_value=1.0)
+
+
+@profile(max_examples=300, derandomize=True, deadline=None)
+@given(
+    st.floats(min_value=0.0, max_value=1.0),
+    POSITIVE,
+    st.floats(min_value=1e-4, max_value=0.25),
+    st.floats(min_value=1.0, max_value=1e6),
+    st.floats(min_value=1.0, max_value=10.0),
+)
+def test_pays_is_the_formula_and_monotone(gap: float, difference: float, noise: float, horizon: float, more: float) -> None:
+    found = pays(gap, difference, noise=noise, horizon=horizon)
+    z = gap / math.sqrt(difference)
+    margin = psi(z) / z - noise / difference / horizon if z > 0.0 else 1.0
+    if abs(margin) > 1e-9:
+        assert found is (margin > 0.0)
+    if found:
+        assert pays(gap / more, difference, noise=noise, horizon=horizon)
+        assert pays(gap, difference, noise=noise, horizon=horizon * more)
+        assert pays(gap, difference, noise=noise / more, horizon=horizon)
+        assert pays(gap, difference * more, noise=noise, horizon=horizon)
+    else:
+        assert not pays(gap * more, difference, noise=noise, horizon=horizon)
+        assert not pays(gap, difference, noise=noise, horizon=horizon / more)
+
+
+def test_pays_at_its_limits() -> None:
+    assert pays(0.0, 1e-14, noise=0.25, horizon=1.0)  # a tie always pays
+    assert not pays(1e-3, 1e-14, noise=1e-4, horizon=1e9)  # nothing left to learn
+    assert not pays(1.0, 0.01, noise=1e-4, horizon=1e9)  # 10 sd behind: never
+    assert pays(0.5, 1.0, noise=0.25, horizon=1.0)  # unknown: at once
+
+
+def test_draws_are_narrowed_only_for_arms_that_were_looked_at_often() -> None:
+    covariance = np.array([[0.05, 0.02, 0.02], [0.02, 0.04, 0.02], [0.02, 0.02, 0.03]])
+    belief = Belief(np.array([0.5, 0.6, 0.7]), covariance)
+    looks = [0.0, EXPLORATION_LOOKS - 1e-9, EXPLORATION_LOOKS]
+    found = outline(belief, looks)
+    variances, gaps = contrasts(covariance)
+    narrow = [1.0, 1.0, EXPLORATION]
+    assert found.spread == pytest.approx([math.sqrt(d) * scale for d, scale in zip(variances, narrow, strict=True)])
+    assert found.stddev == pytest.approx(np.sqrt([0.05, 0.04, 0.03]))  # people are shown the posterior's own
+    assert found.mean == [0.5, 0.6, 0.7]
+    np.testing.assert_array_equal(found.gaps, gaps)
+
+
+def test_a_hard_category_is_no_reason_to_explore() -> None:
+    """What moves all arms alike widens what people are shown, never the draws."""
+    covariance = np.diag([0.01, 0.02, 0.03])
+    plain, hard = (outline(Belief(np.full(3, 0.5), covariance + common), [0.0] * 3) for common in (0.0, 0.4))
+    assert hard.spread == pytest.approx(plain.spread, abs=1e-12)
+    assert min(hard.stddev) > 0.6
 
 
 @pytest.mark.parametrize("features", [{}, {"size": {"mean": 0.0, "stddev": 1.0}}])
@@ -129,7 +240,7 @@ def test_an_arm_of_unknown_latency_is_not_charged_for_it() -> None:
 
 
 def test_a_price_or_weight_change_acts_at_once() -> None:
-    state = learned(cost_weight=0.3, propensity_floor=0.0)
+    state = learned(cost_weight=0.3, propensity_floor=0.0, seed=3)
     before = view_of(state).plan(RouteQuery("chat"))
     dear = {"ant": model_entry(into=2.0, out=4.0), **{name: model_entry(into=0.0, out=0.0) for name in ("bee", "cat", "dog")}}
     state, _ = fold(
@@ -142,7 +253,8 @@ def test_a_price_or_weight_change_acts_at_once() -> None:
     assert row(after, "bee").expected_cost_usd == 0.0
     state, _ = fold([operator(101, cost_weight=50.0, latency_weight=None)], state)
     heavy = view_of(state).plan(RouteQuery("chat"))
-    assert row(heavy, "ant").propensity < row(after, "ant").propensity
+    assert row(heavy, "ant").propensity == 0.0 < row(before, "ant").propensity
+    assert row(heavy, "ant").utility_mean < row(after, "ant").utility_mean
     assert row(heavy, "bee").quality_mean == row(after, "bee").quality_mean
 
 
@@ -176,10 +288,12 @@ def test_contexts_have_plans_of_their_own() -> None:
     far = view.plan(RouteQuery("chat", features={"size": 3.0}))
     assert row(far, "ant").quality_mean != row(at_mean, "ant").quality_mean
     assert row(far, "ant").quality_stddev > row(at_mean, "ant").quality_stddev
-    belief = next(arm for arm in view.arms if arm.model.name == "ant").posterior
-    assert row(far, "ant").quality_mean == pytest.approx(belief.mean[0] + 3.0 * belief.mean[1])
-    variance = belief.covariance[0][0] + 6.0 * belief.covariance[0][1] + 9.0 * belief.covariance[1][1]
-    assert row(far, "ant").quality_stddev == pytest.approx(math.sqrt(variance))
+    belief = view.beliefs.at((1.0, 3.0))
+    place = [arm.model.name for arm in view.arms].index("ant")
+    assert row(far, "ant").quality_mean == pytest.approx(belief.mean[place], rel=1e-14)
+    assert row(far, "ant").quality_stddev == pytest.approx(math.sqrt(belief.covariance[place, place]), rel=1e-14)
+    shares = [candidate.propensity for candidate in far.candidates]
+    assert sum(shares) == pytest.approx(1.0, abs=1e-12)
 
 
 def test_reasons() -> None:

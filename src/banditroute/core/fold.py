@@ -35,7 +35,7 @@ FOLD_VERSION = 1
 
 MEANS_EVERY, VARIANCES_EVERY = 64, 1024
 YOUNG, MEANS_EVERY_YOUNG = 1024, 8
-"""Up to this position everything is news: means are refreshed more often, variances at 64, 128, 256, 512."""
+"""Up to this position everything is news: means are refreshed more often, variances at 8, 16, 32 ... 512."""
 OVERRIDABLE = ("cost_weight", "latency_weight")
 MAX_WEIGHT = 100.0
 _BAD_EVENT = (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError)
@@ -118,7 +118,7 @@ def _refreshed(state: State, position: int) -> Pool:
         for model, cell in sorted(category.cells.items())
     ]
     pool = refresh_means(state.pool, sights)
-    # Variances: often while young (64, 128, 256, 512), then every 1,024.
+    # Variances: at powers of two while young (8, 16 ... 512), then every 1,024.
     young = position < VARIANCES_EVERY and position & (position - 1) == 0
     return refresh_variances(pool, sights) if young or position % VARIANCES_EVERY == 0 else pool
 

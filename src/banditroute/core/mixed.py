@@ -126,7 +126,7 @@ def contrasts(covariance: Matrix) -> tuple[Vector, Matrix]:
     differences = diagonal[:, None] + diagonal[None, :] - 2.0 * covariance
     count = len(diagonal)
     if count == 1:
-        return diagonal.copy(), differences
+        return np.maximum(diagonal, 1e-7), differences
     if count == 2:
         return np.full(2, max(differences[0, 1] / 2.0, 1e-7)), differences
     sums = differences.sum(axis=1)

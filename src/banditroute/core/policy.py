@@ -5,8 +5,9 @@ may serve a request, what each is worth, and with which exact probability each i
 draws from those probabilities, so that the logged propensity is exact by construction.
 
 Expected utility = quality - cost_weight * c - latency_weight * latency / latency_reference, where c is
-cost / cost_reference, or its logarithmic counterpart (`scaled_cost`). The policy draws utilities from
-independent normals N(utility, quality variance): cost and latency enter by their expectation.
+cost / cost_reference, or its logarithmic counterpart (`scaled_cost`). Among the arms whose exploration still
+pays (`pays`), the policy draws utilities from independent normals N(utility, d), with the variances d of
+`mixed.contrasts`; the others get the floor. Cost and latency enter by their expectation.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ LOG_COST_STEEPNESS = 99.0
 EXPLORATION, EXPLORATION_LOOKS = 0.5, 30
 """Draws of an arm that was judged so often are narrowed by this factor; none before that, so that no arm is
 given up unseen."""
-_HOPELESS_Z = 8.0
+_HOPELESS = 64.0  # z^2: beyond it no horizon is long enough
 _SQRT_HALF = math.sqrt(0.5)
 _INV_SQRT_2PI = 1.0 / math.sqrt(2.0 * math.pi)
 PLAN_CACHE_SIZE = 16
@@ -85,7 +86,7 @@ def scaled_cost(settings: CategorySettings, cost_usd: float) -> float:
 class View:
     """One category at one state: immutable but for a cache of plans, which a race can only fill twice."""
 
-    __slots__ = ("_delays", "_mean_outline", "_plans", "arms", "beliefs", "schema", "settings", "weights")
+    __slots__ = ("_mean_outline", "_plans", "_terms", "arms", "beliefs", "noises", "schema", "settings", "weights")
 
     def __init__(self, settings: CategorySettings, weights: Weights, arms: Sequence[Arm], beliefs: Arms) -> None:
         self.settings = settings
@@ -94,7 +95,8 @@ class View:
         self.arms = tuple(arms)
         self.beliefs = beliefs
         self._mean_outline = outline(beliefs.belief, [arm.looks for arm in arms])
-        self._delays = tuple([self._delay(arm.consumption.latency_s) for arm in arms])
+        self.noises: list[float] = beliefs.noises.tolist()
+        self._terms = tuple([self._terms_of(place, arm) for place, arm in enumerate(arms)])
         self._plans: dict[tuple[object, ...], Plan] = {}
 
     def plan(self, query: RouteQuery) -> Plan:
@@ -115,9 +117,13 @@ class View:
             self._plans[key] = plan
         return plan
 
-    def _delay(self, latency_s: float | None) -> float:
-        """What an arm's latency takes from its utility, in quality points; nothing while it is unknown."""
-        return self.weights.latency * latency_s / self.settings.latency_reference_s if latency_s is not None else 0.0
+    def _terms_of(self, place: int, arm: Arm) -> tuple[int, ModelSettings, str, float, float, float, float, float, float, float]:
+        """What `_plan` needs of an arm, looked up once: the last is what its latency takes from its utility, in
+        quality points; nothing while it is unknown."""
+        model, use, _ = arm
+        delay = self.weights.latency * use.latency_s / self.settings.latency_reference_s if use.latency_s is not None else 0.0
+        prices = model.input_usd_per_token, model.output_usd_per_token
+        return place, model, model.name, use.input_tokens, use.output_tokens, *prices, use.cost_ratio, use.unpriced_usd, delay
 
     def outline(self, query: RouteQuery) -> Outline:
         """The arms' qualities at the query's context."""
@@ -135,18 +141,22 @@ class View:
         seen = self.outline(query)
         ranked = []
         excluded: dict[int, Candidate] = {}
-        for place, ((model, use, _), mean, stddev) in enumerate(zip(self.arms, seen.mean, seen.stddev, strict=True)):
-            into = use.input_tokens if asked_in is None else asked_in
-            out = use.output_tokens if asked_out is None else asked_out
-            computed = into * model.input_usd_per_token + out * model.output_usd_per_token
-            cost = computed * use.cost_ratio if computed > 0.0 else use.unpriced_usd
-            worth = mean - (rate * cost if linear else cost_weight * scaled_cost(settings, cost)) - self._delays[place]
+        means, deviations = seen.mean, seen.stddev
+        for place, model, name, into, out, in_price, out_price, ratio, unpriced, delay in self._terms:
+            if asked_in is not None:
+                into = asked_in
+            if asked_out is not None:
+                out = asked_out
+            mean, stddev = means[place], deviations[place]
+            computed = into * in_price + out * out_price
+            cost = computed * ratio if computed > 0.0 else unpriced
+            worth = mean - (rate * cost if linear else cost_weight * scaled_cost(settings, cost)) - delay
             if not free or model.context_token_limit is not None:
                 why = exclusion(model, query, input_tokens=into, output_tokens=out, expected_cost_usd=cost)
                 if why is not None:
-                    excluded[place] = Candidate(model.name, why, mean, stddev, cost, worth, 0.0)
+                    excluded[place] = Candidate(name, why, mean, stddev, cost, worth, 0.0)
                     continue
-            ranked.append((-worth, place, model.name, mean, stddev, cost, computed))
+            ranked.append((-worth, place, name, mean, stddev, cost, computed))
         if not ranked:
             raise NoEligibleModel(
                 settings.name, {row.model: str(row.exclusion and row.exclusion.name) for row in excluded.values()}
@@ -172,13 +182,17 @@ class View:
 
     def _shares(self, worths: Sequence[float], places: Sequence[int], seen: Outline) -> list[float]:
         """Thompson's shares among the arms whose exploration still pays; best first, as `places` are."""
-        best, noises = places[0], self.beliefs.noises
+        best, noises = places[0], self.noises
         horizon = self.settings.planning_horizon_count
+        top, differences = worths[0], seen.gaps[best]
         open_arms = [0]
         for i in range(1, len(places)):
-            difference = max(seen.gaps[places[i]][best], 1e-14)
-            if pays(worths[0] - worths[i], difference, noise=noises[places[i]], horizon=horizon):
+            place = places[i]
+            gap, difference = top - worths[i], max(differences[place], 1e-14)
+            if gap * gap <= _HOPELESS * difference and pays(gap, difference, noise=noises[place], horizon=horizon):
                 open_arms.append(i)
+        if len(open_arms) == 1:
+            return [1.0, *[0.0] * (len(places) - 1)]
         shares = [0.0] * len(places)
         drawn = thompson([worths[i] for i in open_arms], [seen.spread[places[i]] for i in open_arms])
         for i, share in zip(open_arms, drawn, strict=True):
@@ -203,8 +217,6 @@ def pays(gap: float, difference: float, *, noise: float, horizon: float) -> bool
         horizon: requests of the category that remain to be served with what is learned.
     """
     z = gap / math.sqrt(difference)
-    if z > _HOPELESS_Z:
-        return False
     psi = math.exp(-0.5 * z * z) * _INV_SQRT_2PI - z * 0.5 * math.erfc(z * _SQRT_HALF)
     return psi * horizon * difference >= noise * z
 

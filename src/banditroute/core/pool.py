@@ -25,7 +25,7 @@ SPREADS = (0.015, 0.03, 0.06, 0.1, 0.16, 0.25)
 """The grid of tau, the sd of the interaction; its prior is log-normal(.08, .8)."""
 SPREAD_MEDIAN, SPREAD_LOG_SD = 0.08, 0.8
 MIN_SPREAD = 0.0004
-START_SPREAD = 0.0129
+START_SPREAD = 0.0152
 """tau^2 before any evidence: its prior mean on the grid."""
 COST_WEIGHT = 10.0
 """Pseudo-attempts that pull a learned cost ratio to its prior's."""

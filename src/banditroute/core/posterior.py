@@ -22,6 +22,12 @@ from banditroute.core.numerics import unpack
 from banditroute.core.settings import CategorySettings, Prior
 
 RIDGE = 0.0025
+"""Prior variance of a slope, in quality points per standard deviation of its feature, squared."""
+PRIOR_NOISE = 0.02
+"""A prior's observations are taken to be at least so noisy. The learned noise says how well one category's values
+repeat; what a file carries over from elsewhere does not become surer by that."""
+_LOST = 1e-9
+"""Of a diagonal element: contexts so large and alike that the ridge would drown in rounding get as much more of it."""
 
 
 class Slopes(NamedTuple):
@@ -84,7 +90,7 @@ def arms(
             precision[i], moment[i], own = _without_features(cell, per_noise)
             slopes.append(own)
         if prior is not None:
-            trust = prior.effective_sample_size / noise
+            trust = prior.effective_sample_size / max(noise, PRIOR_NOISE)
             precision[i] += trust
             moment[i] += trust * prior.quality
     return Arms(posterior(outlook, precision=precision, moment=moment), tuple(sizes), np.array(noises), tuple(slopes))
@@ -95,7 +101,7 @@ def _without_features(cell: Cell, per_noise: float) -> tuple[float, float, Slope
     full = per_noise * np.array(unpack(cell.information, len(cell.moment)))
     vector = per_noise * np.array(cell.moment)
     inner = full[1:, 1:].copy()
-    inner[np.diag_indices(len(inner))] += 1.0 / RIDGE
+    inner[np.diag_indices(len(inner))] += np.maximum(1.0 / RIDGE, _LOST * np.diagonal(inner))
     covariance = np.linalg.inv(inner).astype(np.float64, copy=False)
     pull, offset = covariance @ full[1:, 0], covariance @ vector[1:]
     precision = max(0.0, float(full[0, 0] - full[0, 1:] @ pull))

@@ -155,16 +155,27 @@ def with_floor(shares: Sequence[float], floor: float) -> list[float]:
     floor = min(floor, 0.5 / count)
     if floor <= 0.0 or count == 1:
         return list(shares)
-    lifted = [share < floor for share in shares]
-    if not any(lifted):
+    low, rest = 0, 0.0
+    for share in shares:
+        if share < floor:
+            low += 1
+        else:
+            rest += share
+    if not low:
         return list(shares)
+    scale = (1.0 - floor * low) / rest
+    lifted = [floor if share < floor else share * scale for share in shares]
+    # What was just above the floor may have been scaled below it: those join the floor, with at least one left above.
+    return lifted if min(lifted) >= floor else _with_floor_again(lifted, floor)
+
+
+def _with_floor_again(shares: Sequence[float], floor: float) -> list[float]:
+    """`with_floor` where its first pass took some shares below the floor."""
+    low = [share <= floor for share in shares]
     while True:
-        rest = 0.0
-        for share, up in zip(shares, lifted, strict=True):
-            if not up:
-                rest += share
-        scale = (1.0 - floor * sum(lifted)) / rest
-        raised = [up or share * scale < floor for share, up in zip(shares, lifted, strict=True)]
-        if raised == lifted:
-            return [floor if up else share * scale for share, up in zip(shares, lifted, strict=True)]
-        lifted = raised
+        rest = sum(share for share, is_low in zip(shares, low, strict=True) if not is_low)
+        scale = (1.0 - floor * sum(low)) / rest
+        fallen = [is_low or share * scale < floor for share, is_low in zip(shares, low, strict=True)]
+        if fallen == low:
+            return [floor if is_low else share * scale for share, is_low in zip(shares, low, strict=True)]
+        low = fallen
