@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from banditroute.bench.setups import CASES, config
+from banditroute.bench.setups import CASES, TOKENS, config
 from banditroute.core.types import RouteQuery
 from banditroute.router import Router
 
@@ -34,12 +35,14 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     with Router.from_config(config(store="memory:"), seed=1) as router:
         engine = router.engine
         for case in CASES:
-            tokens = iter(range(10**9))
+            tokens = itertools.cycle(TOKENS)
 
             def route(_: int, case: str = case, tokens: Any = tokens) -> object:
-                return engine.route(RouteQuery(case, {}, 1000 if case == "cached" else next(tokens)))
+                return engine.route(RouteQuery(case, {}, TOKENS[0] if case == "cached" else next(tokens)))
 
             took = _microseconds(route, count, repeats)
+            plan = engine.route(RouteQuery(case, {}, TOKENS[len(TOKENS) // 2])).plan
+            result[f"route_{case}_contenders"] = sum(share > 1e-7 for share in plan.unfloored)
             result[f"route_{case}_us"] = took
             result[f"route_{case}_ratio_to_bare_draw"] = took / bare
         ids = iter([router.route("four").id for _ in range(count * repeats)])

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import grpc
 import numpy as np
 
+from banditroute.bench.setups import TOKENS
 from banditroute.v1 import router_pb2 as pb
 
 ROUTE = "/banditroute.v1.RouterService/Route"
@@ -147,5 +148,5 @@ def open_loop(target: Target, method: str, requests: Sequence[bytes], *, per_s: 
 
 def route_requests(case: str) -> list[bytes]:
     """Route requests of a case of `setups`: equal ones for "cached", else of many lengths."""
-    count = 1 if case == "cached" else 20_000
-    return [pb.RouteRequest(category=case, input_token_count=500 + i).SerializeToString() for i in range(count)]
+    lengths = TOKENS[:1] if case == "cached" else TOKENS
+    return [pb.RouteRequest(category=case, input_token_count=length).SerializeToString() for length in lengths]

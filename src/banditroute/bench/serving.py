@@ -62,10 +62,11 @@ def _half_load(result: dict[str, Any], targets: dict[str, Target], rounds: int, 
             row = open_loop(target, ROUTE, route_requests(case), per_s=peak / 2, seconds=seconds)
             if turn:  # the first one warms up
                 seen[name].append(row["p99_ms"])
-    ceiling = statistics.median(seen["empty"])
+    ceiling = statistics.median(seen.pop("empty"))
     for name, values in seen.items():
         found = result.setdefault(name, {})
         found["p99_ms_at_half_load"] = statistics.median(values)
+        found["p99_ms_of_empty_beside_it"] = ceiling
         found["p99_ratio_at_half_load"] = found["p99_ms_at_half_load"] / ceiling
 
 

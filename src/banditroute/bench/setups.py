@@ -7,13 +7,16 @@ from typing import Any
 CASES = ("cached", "two", "four")
 """cached: equal requests; two: two of four arms contend; four: all four do. The last two vary their tokens."""
 
+TOKENS = range(500, 1500)
+"""The lengths that the last two cycle through: more than are cached, not so different that arms fall out."""
+
 _QUALITIES = {"cached": (0.8, 0.8, 0.8, 0.8), "two": (0.8, 0.8, 0.3, 0.3), "four": (0.8, 0.8, 0.8, 0.8)}
 
 
 def config(*, store: str) -> dict[str, Any]:
     """A configuration with one category per case, four models each."""
     models = {f"model-{i}": {"input_usd_per_mtok": 0.5 + 0.1 * i, "output_usd_per_mtok": 2.0} for i in range(4)}
-    size = {"cached": 25, "two": 400, "four": 25}
+    size = {"cached": 25, "two": 100, "four": 25}
     return {
         "store": store,
         "models": models,

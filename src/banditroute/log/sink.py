@@ -23,7 +23,7 @@ from banditroute.core.types import Plan, Reason, RouteQuery
 SINK_FILE = "decisions.db"
 FLUSH_INTERVAL_S = 0.2
 BATCH_ROWS = 500
-BREATH_ROWS, BREATH_S = 8, 0.0001
+BREATH_ROWS, BREATH_S = 16, 0.0001
 PURGE_INTERVAL_S = 3600.0
 TELL_INTERVAL_S = 60.0
 
@@ -130,6 +130,7 @@ class DecisionSink:
 
 
 _PLAIN = RouteQuery(category="")
+_FIELDS = _PLAIN._fields[1:]
 CANDIDATE_FIELDS = ("quality_mean", "quality_stddev", "expected_cost_usd", "utility_mean", "propensity")
 
 
@@ -142,24 +143,36 @@ def _encoded(batch: list[SinkRow]) -> tuple[str, bytes]:
     numbers = array("d")
     plans: list[str] = []
     places: dict[int, int] = {}  # a plan often serves many decisions
+    heads: dict[tuple[Any, ...], str] = {}  # and its models even more
     rows: list[str] = []
     for decision, time_ms, reason, query, plan in batch:
         place = places.get(id(plan))
         if place is None:
             place = places[id(plan)] = len(plans)
             candidates = plan.candidates
-            excluded = {c.model: int(c.exclusion) for c in candidates if c.exclusion is not None}
-            plans.append(json.dumps([[c.model for c in candidates], excluded]))
+            key = tuple([candidate[:2] for candidate in candidates])
+            head = heads.get(key)
+            if head is None:
+                excluded = {model: int(why) for model, why in key if why is not None}
+                head = heads[key] = json.dumps([[model for model, _ in key], excluded])
+            plans.append(head)
             for candidate in candidates:
                 numbers.extend(candidate[2:])
-        asked = {
-            name: value for name, value, plain in zip(_PLAIN._fields[1:], query[1:], _PLAIN[1:], strict=True) if value != plain
-        }
         # A few rows at a time: whoever encodes a whole batch at once keeps Route waiting for the interpreter.
         if len(rows) % BREATH_ROWS == BREATH_ROWS - 1:
             time.sleep(BREATH_S)
-        rows.append(json.dumps([decision.hex(), time_ms, int(reason), asked, place], default=float))
+        rows.append(f'["{decision.hex()}", {time_ms}, {reason:d}, {_asked(query)}, {place}]')
     return f'{{"rows": [{", ".join(rows)}], "plans": [{", ".join(plans)}]}}', numbers.tobytes()
+
+
+_ENCODE = json.JSONEncoder(default=float).encode
+
+
+def _asked(query: RouteQuery) -> str:
+    """What was asked beyond the category, as JSON."""
+    if query[3:] == _PLAIN[3:] and not query.features:  # most ask for no more than input tokens
+        return "{}" if query.input_tokens is None else f'{{"input_tokens": {query.input_tokens}}}'
+    return _ENCODE({name: value for name, value, plain in zip(_FIELDS, query[1:], _PLAIN[1:], strict=True) if value != plain})
 
 
 def _decoded(rows: str, numbers: bytes, decision: str) -> dict[str, Any] | None:
