@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import struct
 import threading
 import time
 from array import array
@@ -23,7 +24,8 @@ from banditroute.core.types import Plan, Reason, RouteQuery
 SINK_FILE = "decisions.db"
 FLUSH_INTERVAL_S = 0.2
 BATCH_ROWS = 500
-BREATH_ROWS, BREATH_S = 16, 0.0001
+BREATH_ROWS, BREATH_S = 64, 0.0001
+KEPT_PLANS, KEPT_HEADS = 32, 1024
 PURGE_INTERVAL_S = 3600.0
 TELL_INTERVAL_S = 60.0
 
@@ -35,13 +37,31 @@ log = logs.logger("banditroute.sink")
 
 
 class SinkRow(NamedTuple):
-    """One decision, as Route leaves it behind: nothing is encoded on Route's path."""
+    """One decision, as Route leaves it behind."""
 
     decision: bytes
     time_ms: int
     reason: Reason
     query: RouteQuery
     plan: Plan
+
+
+class _Packed(NamedTuple):
+    """A plan's candidates: ``[models, exclusions]`` as JSON, and five float64s each (CANDIDATE_FIELDS)."""
+
+    head: str
+    numbers: bytes
+
+
+class _Waiting(NamedTuple):
+    """A row on its way: small and flat. Rows are packed by Route, while what they hold is in the processor's
+    caches; keeping plans for the writer to pack later cost a busy server three times as much."""
+
+    decision: bytes
+    time_ms: int
+    reason: int
+    asked: str
+    plan: _Packed
 
 
 class DecisionSink:
@@ -59,7 +79,9 @@ class DecisionSink:
         self._path = directory / SINK_FILE
         self._limit = queue_rows
         self._retention_ms = int(retention_s * 1000)
-        self._rows: deque[SinkRow] = deque()
+        self._rows: deque[_Waiting] = deque()
+        self._plans: dict[int, tuple[Plan, _Packed]] = {}
+        self._heads: dict[tuple[Any, ...], str] = {}
         self._stop = threading.Event()
         self._writing = threading.Lock()
         self._purged = float("-inf")
@@ -83,8 +105,32 @@ class DecisionSink:
         """Takes a row, or drops and counts it if the queue is full. Never blocks, never raises."""
         if len(self._rows) >= self._limit:
             self.dropped += 1
-        else:
-            self._rows.append(row)
+            return
+        decision, time_ms, reason, query, plan = row
+        try:
+            self._rows.append(_Waiting(decision, time_ms, int(reason), _asked(query), self._packed(plan)))
+        except Exception:
+            self.dropped += 1
+
+    def _packed(self, plan: Plan) -> _Packed:
+        """The plan's candidates; those of a plan that was just seen are at hand."""
+        held = self._plans.get(id(plan))
+        if held is not None and held[0] is plan:
+            return held[1]
+        candidates = plan.candidates
+        key = tuple([candidate[:2] for candidate in candidates])
+        head = self._heads.get(key)
+        if head is None:
+            if len(self._heads) >= KEPT_HEADS:
+                self._heads = {}
+            excluded = {model: int(why) for model, why in key if why is not None}
+            head = self._heads[key] = json.dumps([[model for model, _ in key], excluded])
+        numbers = [number for candidate in candidates for number in candidate[2:]]
+        packed = _Packed(head, struct.pack(f"{len(numbers)}d", *numbers))
+        if len(self._plans) >= KEPT_PLANS:
+            self._plans = {}
+        self._plans[id(plan)] = (plan, packed)
+        return packed
 
     def _run(self) -> None:
         while not self._stop.wait(FLUSH_INTERVAL_S):
@@ -110,7 +156,7 @@ class DecisionSink:
                 )
                 self._told, self._told_at = self.dropped, time.monotonic()
 
-    def _write(self, batch: list[SinkRow]) -> None:
+    def _write(self, batch: list[_Waiting]) -> None:
         times = [row.time_ms for row in batch]
         rows, numbers = _encoded(batch)
         self._db.execute("BEGIN")
@@ -134,35 +180,27 @@ _FIELDS = _PLAIN._fields[1:]
 CANDIDATE_FIELDS = ("quality_mean", "quality_stddev", "expected_cost_usd", "utility_mean", "propensity")
 
 
-def _encoded(batch: list[SinkRow]) -> tuple[str, bytes]:
-    """A batch as JSON rows and packed float64s: a fifth of the time that one table row per decision takes.
+def _encoded(batch: list[_Waiting]) -> tuple[str, bytes]:
+    """A batch as JSON rows and packed float64s: a fraction of the time that one table row per decision takes.
 
-    Rows are ``[id, time_ms, reason, request, plan]``, plans ``[models, exclusions]``; each plan's candidates
-    have five numbers each (CANDIDATE_FIELDS) in the packed part, in the order of the plans.
+    Rows are ``[id, time_ms, reason, request, plan]``, plans ``[models, exclusions]``; the numbers of the plans'
+    candidates follow one another in the packed part.
     """
-    numbers = array("d")
     plans: list[str] = []
+    numbers: list[bytes] = []
     places: dict[int, int] = {}  # a plan often serves many decisions
-    heads: dict[tuple[Any, ...], str] = {}  # and its models even more
     rows: list[str] = []
-    for decision, time_ms, reason, query, plan in batch:
+    for decision, time_ms, reason, asked, plan in batch:
         place = places.get(id(plan))
         if place is None:
             place = places[id(plan)] = len(plans)
-            candidates = plan.candidates
-            key = tuple([candidate[:2] for candidate in candidates])
-            head = heads.get(key)
-            if head is None:
-                excluded = {model: int(why) for model, why in key if why is not None}
-                head = heads[key] = json.dumps([[model for model, _ in key], excluded])
-            plans.append(head)
-            for candidate in candidates:
-                numbers.extend(candidate[2:])
+            plans.append(plan.head)
+            numbers.append(plan.numbers)
         # A few rows at a time: whoever encodes a whole batch at once keeps Route waiting for the interpreter.
         if len(rows) % BREATH_ROWS == BREATH_ROWS - 1:
             time.sleep(BREATH_S)
-        rows.append(f'["{decision.hex()}", {time_ms}, {reason:d}, {_asked(query)}, {place}]')
-    return f'{{"rows": [{", ".join(rows)}], "plans": [{", ".join(plans)}]}}', numbers.tobytes()
+        rows.append(f'["{decision.hex()}", {time_ms}, {reason}, {asked}, {place}]')
+    return f'{{"rows": [{", ".join(rows)}], "plans": [{", ".join(plans)}]}}', b"".join(numbers)
 
 
 _ENCODE = json.JSONEncoder(default=float).encode
