@@ -170,7 +170,9 @@ class View:
                 for (loss, _, name, mean, stddev, cost, _), share in zip(ranked, shares, strict=True)
             ]
         )
-        rows = excluded | {entry[1]: candidate for entry, candidate in zip(ranked, eligible, strict=True)}
+        rows = dict(excluded)
+        for entry, candidate in zip(ranked, eligible, strict=True):
+            rows[entry[1]] = candidate
         return Plan(
             models=tuple([entry[2] for entry in ranked]),
             propensities=tuple(shares),

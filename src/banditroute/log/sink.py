@@ -47,7 +47,8 @@ class SinkRow(NamedTuple):
 
 
 class _Packed(NamedTuple):
-    """A plan's candidates: ``[models, exclusions]`` as JSON, and five float64s each (CANDIDATE_FIELDS)."""
+    """A plan's candidates, the eligible ones first and best first: ``[models, exclusions]`` as JSON, and five
+    float64s each (CANDIDATE_FIELDS)."""
 
     head: str
     numbers: bytes
@@ -117,14 +118,17 @@ class DecisionSink:
         held = self._plans.get(id(plan))
         if held is not None and held[0] is plan:
             return held[1]
-        candidates = plan.candidates
-        key = tuple([candidate[:2] for candidate in candidates])
+        candidates = plan.eligible
+        key: tuple[Any, ...] = plan.models
+        if len(candidates) < len(plan.candidates):
+            candidates += tuple([candidate for candidate in plan.candidates if candidate.exclusion is not None])
+            key = tuple([candidate[:2] for candidate in candidates])
         head = self._heads.get(key)
         if head is None:
             if len(self._heads) >= KEPT_HEADS:
                 self._heads = {}
-            excluded = {model: int(why) for model, why in key if why is not None}
-            head = self._heads[key] = json.dumps([[model for model, _ in key], excluded])
+            excluded = {candidate.model: int(candidate.exclusion) for candidate in candidates if candidate.exclusion is not None}
+            head = self._heads[key] = json.dumps([[candidate.model for candidate in candidates], excluded])
         numbers = [number for candidate in candidates for number in candidate[2:]]
         packed = _Packed(head, struct.pack(f"{len(numbers)}d", *numbers))
         if len(self._plans) >= KEPT_PLANS:
