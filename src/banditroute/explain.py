@@ -144,7 +144,8 @@ def _why(reason: Reason, chosen: Mapping[str, Any], candidates: Sequence[Mapping
         return f"{model} had the highest expected utility ({against}), and so was drawn with probability {share}."
     if reason is Reason.FLOOR:
         return f"{model} was drawn at the floor of {share} that every model is given so that it stays known ({against})."
-    return f"{model} was drawn to learn: {best['model']} looked better ({against}), but not surely; it had probability {share}."
+    lead = f"{best['utility_mean']:.3f} against {chosen['utility_mean']:.3f}"
+    return f"{model} was drawn to learn, with probability {share}: {best['model']} looked better ({lead}), but not surely."
 
 
 def _option(candidate: Mapping[str, Any], chosen: Mapping[str, Any]) -> Option:

@@ -45,7 +45,7 @@ def row(reason: Reason, *candidates: dict[str, Any]) -> dict[str, Any]:
     ("reason", "told"),
     [
         (Reason.BEST, "had the highest expected utility (0.600 against 0.400 of a)"),
-        (Reason.EXPLORATION, "was drawn to learn: a looked better"),
+        (Reason.EXPLORATION, "drawn to learn, with probability 25 %: a looked better (0.800 against 0.600), but not surely."),
         (Reason.FLOOR, "drawn at the floor of 25 %"),
     ],
 )

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 
 NEGLIGIBLE = 4e-10
 """An arm whose chance to beat the leader alone is below this is given probability 0 (before floors)."""
@@ -33,7 +33,7 @@ _UNTHREADED = 499
 _CHUNKED = 2000
 """NumPy gives up the interpreter lock around 500 elements and more; in a busy server each time costs a
 wait for its return. Small integrals are therefore done in pieces below that size."""
-_NEGLIGIBLE_Z2 = 6.144927592639619**2  # Phi(-z) = 4e-10
+_NEGLIGIBLE_Z2 = float(ndtri(NEGLIGIBLE)) ** 2
 
 
 def beats(gap: float, stddev: float) -> float:
