@@ -52,6 +52,43 @@ def test_a_shipped_environment(run: Run) -> None:
     assert run("simulate", "paretobandit_k4_val", *SMALL, "--json").data["source"] == "paretobandit_k4_val"
 
 
+def test_chosen_policies_and_checkpoints(run: Run, dataset: Path) -> None:
+    ran = run("simulate", dataset, "--policy", "random", "--policy", "banditroute", "--at", 10, *SMALL, "--json")
+    assert ran.code == 0
+    policies = ran.data["results"][0]["policies"]
+    assert [policy["policy"] for policy in policies] == ["random", "banditroute"]
+    assert policies[0]["regret_at"].keys() == {"10", "40"}
+    assert policies[0]["vs_banditroute"]["ci95"] is not None
+    assert policies[1]["coverage90"]["all"]["cells"] == 4
+    shown = run("simulate", dataset, "--policy", "banditroute", "--at", 10, *SMALL)
+    assert "at 10" in shown.out
+    assert "90 % intervals hold the true quality of" in shown.out
+
+
+def test_shipped_worlds(run: Run) -> None:
+    ran = run("simulate", "specialists", *SMALL, "--json")
+    assert (ran.code, ran.data["source"]) == (0, "specialists")
+    policies = {policy["policy"]: policy for policy in ran.data["results"][0]["policies"]}
+    assert {"beta-ts", "gaussian-ts", "linucb"} <= policies.keys()
+    assert policies["banditroute"]["coverage90"]["all"]["cells"] == 2 * 48
+
+
+def test_priors_of_one_half_against_a_cold_start_on_the_other(run: Run, dataset: Path) -> None:
+    arguments = ("simulate", dataset, "--priors-from-half", "a", "--policy", "banditroute", "--at", 20, *SMALL)
+    ran = run(*arguments, "--json")
+    assert ran.code == 0
+    assert ran.data["source"] == "toy[b]"
+    found = ran.data["results"][0]
+    assert [policy["policy"] for policy in found["policies"]][1:] == [
+        "banditroute-with-priors",
+        "banditroute-with-inverted-priors",
+    ]
+    assert found["priors_effect"].keys() == {"20", "40"}
+    shown = run(*arguments).out
+    assert "priors, regret after 20 requests: with them" in shown
+    assert "inverted" in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
@@ -61,6 +98,14 @@ def test_a_shipped_environment(run: Run) -> None:
         (("paretobandit_k4_val", "--half", "a"), 2, "environment"),
         (("paretobandit_k4_val", "--priors-out", "p.yaml"), 2, "environment"),
         (("paretobandit_k4_val", "--priors-in", "none.yaml"), 1, "cannot be read"),
+        (("paretobandit_k4_val", "--priors-from-half", "a"), 2, "environment"),
+        (("specialists", "--priors-from-half", "a"), 2, "environment"),
+        (("specialists", "--priors-from-half", "a", "--half", "b"), 2, "not both"),
+        (("specialists", "--priors-from-half", "a", "--priors-in", "p.yaml"), 2, "not both"),
+        (("specialists", "--priors-from-half", "a", "--priors-out", "p.yaml"), 2, "not both"),
+        (("specialists", "--priors-from-half", "a", "--policy", "random"), 2, "--policy banditroute"),
+        (("specialists", "--policy", "sorcery"), 2, "gaussian-ts"),
+        (("specialists", "--at", "50", "--requests", "40"), 2, "--at"),
         (("paretobandit_k4_val", "--requests", "0"), 2, "--requests"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from banditroute.core.errors import DatasetError
-from banditroute.lab.datasets import Dataset, half_of, make_priors, split, write_priors
+from banditroute.lab.datasets import Dataset, half_of, inverted, make_priors, split, write_priors
 from banditroute.lab.source import cost_reference_usd, model_costs_usd
 
 
@@ -110,3 +110,13 @@ def test_priors_file_reads_back(toy: Dataset, tmp_path: Path) -> None:
     write_priors(path, make_priors(toy), source="toy")
     assert path.read_text(encoding="utf-8").startswith("# Priors from toy.")
     assert yaml.safe_load(path.read_text(encoding="utf-8")) == make_priors(toy)
+
+
+def test_inverted_priors_are_mirrored_about_the_categorys_mean() -> None:
+    told = {m: {"quality": q, "effective_sample_size": 9.0} for m, q in (("a", 0.9), ("b", 0.5), ("c", 0.4))}
+    turned = inverted({"sums": told, "odd": {"a": {"quality": 1.0, "effective_sample_size": 1.0}}})
+    assert [arm["quality"] for arm in turned["sums"].values()] == pytest.approx([0.3, 0.7, 0.8])
+    assert turned["sums"]["b"]["effective_sample_size"] == 9.0
+    assert turned["odd"]["a"]["quality"] == 1.0
+    skewed = inverted({"x": {m: {"quality": q, "effective_sample_size": 9.0} for m, q in (("a", 1.0), ("b", 1.0), ("c", 0.1))}})
+    assert [arm["quality"] for arm in skewed["x"].values()] == pytest.approx([0.4, 0.4, 1.0])

@@ -9,11 +9,14 @@ import math
 import numpy as np
 import pytest
 
+from banditroute.core.baselines import Utility
 from banditroute.core.errors import DatasetError
 from banditroute.lab.calibrate import calibrate
-from banditroute.lab.datasets import Dataset, make_priors
+from banditroute.lab.datasets import Dataset, inverted, make_priors
 from banditroute.lab.environments import Environment
-from banditroute.lab.replay import POLICIES, PolicyResult, make_stream, mean_utilities, simulate
+from banditroute.lab.replay import POLICIES, make_stream, mean_utilities, simulate
+from banditroute.lab.results import INVERTED, ROUTER, WARM
+from banditroute.lab.router_policy import RouterPolicy
 
 BASELINES = POLICIES[1:]
 
@@ -41,26 +44,6 @@ def test_oracle_fixed_and_random_lose_what_they_must(toy: Dataset) -> None:
     assert 0.0 < found["epsilon-greedy"].regret < found["random"].regret
 
 
-def test_summary_figures_by_hand() -> None:
-    result = PolicyResult(
-        policy="p",
-        regrets=(1.0, 2.0, 6.0),
-        random_regrets=(10.0, 10.0, 10.0),
-        mean_scores=(0.5, 0.6, 0.7),
-        mean_costs_usd=(1.0, 1.0, 4.0),
-    )
-    assert result.regret == 3.0
-    half = 4.302653 * math.sqrt(7) / math.sqrt(3)  # t at 2 degrees of freedom, sd sqrt(7)
-    assert result.regret_ci95 == pytest.approx(half)
-    assert result.regret_p90 == pytest.approx(5.2)
-    assert result.share_of_random == pytest.approx(0.3)
-    told = result.to_json()
-    assert told["regret_ci95"] == pytest.approx([3 - half, 3 + half])
-    assert told["regret_per_seed"] == [1.0, 2.0, 6.0]
-    assert told["score_mean"] == pytest.approx(0.6)
-    assert told["cost_mean_usd"] == 2.0
-
-
 def test_what_is_not_defined_is_null(toy: Dataset) -> None:
     one_model = dataclasses.replace(
         toy, models=("m",), scores=toy.scores[:, :1], costs_usd=toy.costs_usd[:, :1], output_tokens=None
@@ -69,6 +52,7 @@ def test_what_is_not_defined_is_null(toy: Dataset) -> None:
     policy = told["results"][0]["policies"][0]
     assert policy["regret_ci95"] is None
     assert policy["share_of_random_regret"] is None
+    assert policy["vs_banditroute"] is None
     json.dumps(told, allow_nan=False)
 
 
@@ -107,9 +91,22 @@ def test_report_is_json_with_everything(toy: Dataset) -> None:
     assert [p["policy"] for p in told["results"][0]["policies"]] == list(POLICIES)
 
 
-@pytest.mark.parametrize("wrong", [{"requests": 0}, {"seeds": 0}, {"jobs": 0}, {"cost_weights": []}, {"policies": ["sorcery"]}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"requests": 0},
+        {"seeds": 0},
+        {"jobs": 0},
+        {"cost_weights": []},
+        {"policies": ["sorcery"]},
+        {"policies": []},
+        {"at": [6]},
+        {"at": [0]},
+        {"compared_priors": {}},
+    ],
+)
 def test_wrong_arguments_are_refused(toy: Dataset, wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"give at least 1|unknown policies sorcery"):
+    with pytest.raises(ValueError, match=r"give at least 1|unknown policies sorcery|no request [06] in a run of 5|cold start"):
         simulate(toy, **({"cost_weights": [0.1], "requests": 5, "seeds": 1, "policies": ["random"]} | wrong))  # type: ignore[arg-type]
 
 
@@ -131,3 +128,50 @@ def test_priors_of_other_names_are_refused(toy: Dataset) -> None:
     priors = {"easy": {"stranger": {"quality": 0.5, "effective_sample_size": 5.0}}}
     with pytest.raises(DatasetError, match="name no category and model"):
         simulate(toy, cost_weights=[0.1], requests=5, seeds=1, policies=["banditroute"], priors_in=priors, jobs=1)
+
+
+def test_cold_warm_and_inverted_on_the_same_streams(toy: Dataset) -> None:
+    priors = {c: {m: p | {"effective_sample_size": 25.0} for m, p in arms.items()} for c, arms in make_priors(toy).items()}
+    given = {"cost_weights": [0.5], "requests": 60, "seeds": 2, "jobs": 1}
+    together = simulate(toy, policies=[ROUTER, "random"], at=[20], compared_priors=priors, **given)  # type: ignore[arg-type]
+    found = together.weights[0]
+    assert not together.with_priors
+    assert [policy.policy for policy in found.policies] == [ROUTER, "random", WARM, INVERTED]
+    for name, begun in ((ROUTER, None), (WARM, priors), (INVERTED, inverted(priors))):
+        alone = simulate(toy, policies=[ROUTER], at=[20], priors_in=begun, **given).weights[0][ROUTER]  # type: ignore[arg-type]
+        assert dataclasses.replace(alone, policy=name) == found[name]
+    assert [effect.requests for effect in found.priors_effects] == [20, 60]
+    assert found[WARM].regret < found[ROUTER].regret < found[INVERTED].regret
+
+
+def test_regret_at_a_checkpoint_is_that_of_a_shorter_run(toy: Dataset) -> None:
+    long, short = (simulate(toy, cost_weights=[0.1], requests=n, at=at, seeds=2, jobs=1) for n, at in ((90, [40]), (40, [])))
+    for policy in POLICIES:
+        if policy != "best-fixed":  # which is told the whole stream
+            assert long.weights[0][policy].regret_at[40] == pytest.approx(short.weights[0][policy].regret)
+            assert long.weights[0][policy].regret_at[90] == long.weights[0][policy].regret
+
+
+def test_coverage_is_what_the_router_believes_against_the_truth(toy: Dataset) -> None:
+    found = simulate(toy, cost_weights=[0.1], requests=50, seeds=2, policies=[ROUTER, "random"], jobs=1).weights[0]
+    assert found["random"].coverages == ()
+    assert [run.cells for run in found[ROUTER].coverages] == [4, 4]
+    assert all(0 <= run.seen_covered <= run.seen <= run.cells for run in found[ROUTER].coverages)
+
+
+def test_beliefs_of_the_router_cell_by_cell(toy: Dataset) -> None:
+    costs_usd = [0.001, 0.01]
+    utility = Utility(cost_weight=0.1, cost_reference_usd=0.01)
+    with RouterPolicy(categories=toy.categories, models=toy.models, model_costs_usd=costs_usd, utility=utility, seed=1) as policy:
+        blank = policy.beliefs()
+        assert blank.mean == pytest.approx(np.full((2, 2), 0.5))
+        assert (blank.feedback_counts == 0).all()
+        for _ in range(8):
+            picked = policy.pick(1)
+            policy.update(category=1, model=picked, score=1.0, cost_usd=0.0)
+        beliefs = policy.beliefs()
+    assert beliefs.feedback_counts[0].tolist() == [0, 0]
+    assert beliefs.feedback_counts[1].sum() == 8
+    most = int(beliefs.feedback_counts[1].argmax())
+    assert beliefs.mean[1, most] > 0.7
+    assert beliefs.stddev[1, most] < blank.stddev[1, most] / 2

@@ -1,7 +1,7 @@
 """Textbook policies to measure against. They see exactly what the router sees: a category, then one outcome.
 
 None of them serves traffic, so none handles prices, context or time. Categories and models are indices;
-each cell (category, model) is learned alone.
+each cell (category, model) is learned alone. Those that keep a posterior are in `core/posterior_baselines.py`.
 """
 
 from __future__ import annotations

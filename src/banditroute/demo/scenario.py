@@ -11,9 +11,10 @@ from scipy.optimize import nnls
 
 from banditroute.core.errors import DatasetError
 from banditroute.lab.datasets import Dataset
-from banditroute.lab.environments import Environment, load_environment
+from banditroute.lab.environments import Environment
 from banditroute.lab.loading import load_dataset
 from banditroute.lab.source import FloatArray, Source, cost_reference_usd, model_costs_usd
+from banditroute.lab.worlds import Worlds, load_environment_or_worlds, source_at
 
 DEFAULT_ENVIRONMENT = "mmlu_pro"
 COST_WEIGHT = 0.3
@@ -27,21 +28,30 @@ _FOLDERS = (_PACKAGE / "environments", _PACKAGE.parents[1] / "simulations" / "en
 
 
 def find_source(name: str | Path) -> Source:
-    """A data set (.parquet, .csv), an environment file (.yaml), or a shipped environment by its name.
+    """As `find_source_or_worlds`, and of a family of worlds the first.
+
+    Raises:
+        DatasetError: there is none such, or it is wrong.
+    """
+    return source_at(find_source_or_worlds(name), 0)
+
+
+def find_source_or_worlds(name: str | Path) -> Source | Worlds:
+    """A data set (.parquet, .csv), a file of an environment or of worlds (.yaml), or a shipped one by its name.
 
     Raises:
         DatasetError: there is none such, or it is wrong.
     """
     path = Path(name)
     if path.suffix.lower() in (".yaml", ".yml"):
-        return load_environment(path)
+        return load_environment_or_worlds(path)
     if path.suffix or path.is_file():
         return load_dataset(path)
     shipped = {file.stem: file for folder in _FOLDERS if folder.is_dir() for file in sorted(folder.glob("*.yaml"))}
     if str(name) not in shipped:
         known = ", ".join(sorted(shipped)) or "none"
         raise DatasetError(f"{name}: neither a file nor a shipped environment ({known})")
-    return load_environment(shipped[str(name)])
+    return load_environment_or_worlds(shipped[str(name)])
 
 
 class Scenario(NamedTuple):

@@ -150,6 +150,20 @@ def make_priors(dataset: Dataset) -> dict[str, dict[str, dict[str, float]]]:
     return priors
 
 
+def inverted(priors: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """The same priors with each quality mirrored about the mean over the category's models, so that the best becomes
+    the worst; cut to [0, 1]. What a start is worth that is wrong about everything but the average."""
+    turned = {}
+    for category, arms in priors.items():
+        told = [quality for arm in arms.values() if (quality := arm["quality"]) is not None]
+        twice = 2.0 * sum(told) / len(told) if told else 0.0
+        turned[category] = {
+            model: {**arm, "quality": None if arm["quality"] is None else min(1.0, max(0.0, twice - arm["quality"]))}
+            for model, arm in arms.items()
+        }
+    return turned
+
+
 def write_priors(path: Path | str, priors: Mapping[str, Mapping[str, Mapping[str, float]]], *, source: str) -> None:
     """Write a priors file for the configuration's `priors:`. `source` goes into its first line.
 

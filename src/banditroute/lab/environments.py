@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import yaml
@@ -25,20 +25,23 @@ WEIGHT_SLACK = 0.01
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1)]
+Spec = TypeVar("Spec", bound="Frozen")
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
+    """What every part of a file is: fixed, and without fields that nobody knows."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class BinaryScore(_Frozen):
+class BinaryScore(Frozen):
     """A score of 0 or 1."""
 
     kind: Literal["binary"] = Field(default="binary", description="0 or 1, as a right or wrong answer")
     mean: Unit = Field(description="probability of a 1")
 
 
-class ContinuousScore(_Frozen):
+class ContinuousScore(Frozen):
     """A score in [0, 1], drawn from the Beta distribution with this mean and standard deviation."""
 
     kind: Literal["continuous"] = Field(default="continuous", description="anything in [0, 1], as a judge's mark")
@@ -53,7 +56,7 @@ class ContinuousScore(_Frozen):
         return self
 
 
-class Spread(_Frozen):
+class Spread(Frozen):
     """A quantity of 0 or more, drawn from the log-normal distribution with this mean and standard deviation."""
 
     mean: Positive = Field(description="expected value, in the quantity's unit")
@@ -66,7 +69,7 @@ class Spread(_Frozen):
         return self
 
 
-class ArmSpec(_Frozen):
+class ArmSpec(Frozen):
     """What one model does in one category."""
 
     score: Annotated[BinaryScore | ContinuousScore, Field(discriminator="kind")]
@@ -75,14 +78,14 @@ class ArmSpec(_Frozen):
     output_tokens: Spread | None = Field(default=None, description="tokens of one answer; null where unknown")
 
 
-class CategorySpec(_Frozen):
+class CategorySpec(Frozen):
     """One category of tasks."""
 
     weight: float = Field(gt=0.0, le=1.0, description="share of the traffic; all categories' weights sum to 1")
     models: dict[Name, ArmSpec] = Field(min_length=1, description="the same models in every category")
 
 
-class EnvironmentSpec(_Frozen):
+class EnvironmentSpec(Frozen):
     """An environment file."""
 
     name: Name = Field(description="shown in reports")
@@ -173,13 +176,21 @@ def load_environment(path: Path | str) -> Environment:
 
     Raises DatasetError, which names the file and every wrong field, where it cannot be read or is not an environment.
     """
-    path = Path(path)
+    return Environment(parsed(EnvironmentSpec, read_document(path), where=str(path), what="a calibrated environment"))
+
+
+def read_document(path: Path | str) -> Any:
+    """What a YAML file holds. Raises DatasetError where it cannot be read."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DatasetError(f"{path}: not a readable YAML file ({error}); check the path and the syntax") from error
+
+
+def parsed(spec: type[Spec], document: Any, *, where: str, what: str) -> Spec:
+    """The document as `spec`. Raises DatasetError, which names `where` and every wrong field, where it is none."""
     try:
-        return Environment(EnvironmentSpec.model_validate(document))
+        return spec.model_validate(document)
     except ValidationError as error:
         told = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'document'}: {e['msg']}" for e in error.errors())
-        raise DatasetError(f"{path}: not a calibrated environment: {told}; mend these, or calibrate it anew") from error
+        raise DatasetError(f"{where}: not {what}: {told}; mend these") from error

@@ -4,11 +4,12 @@ Every policy of a seed sees the same requests in the same order, and of each req
 it picked. Regret is pseudo-regret: at each request the mean utility of the category's best model less that of the
 picked one, with means over the whole source; utility = score - cost_weight * cost / cost_reference, where the reference
 is the mean cost of the priciest model. It does not reward use of the prompt beyond its category.
+
+Of a family of worlds every seed replays its own. At the end of a run the router's beliefs are held against the truth.
 """
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import os
 import random
@@ -16,110 +17,26 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
 
 from banditroute.core import baselines
+from banditroute.core.posterior_baselines import BetaThompson, GaussianThompson, LinUCB
+from banditroute.lab.datasets import inverted
+from banditroute.lab.results import INVERTED, ORACLE, ROUTER, WARM, Covered, PolicyResult, Simulation, WeightResult
 from banditroute.lab.router_policy import Priors, RouterPolicy
 from banditroute.lab.source import FloatArray, IntArray, Source, cost_reference_usd, model_costs_usd
+from banditroute.lab.worlds import Worlds, source_at
 
-ROUTER = "banditroute"
-POLICIES = (ROUTER, "epsilon-greedy", "ucb1", "random", "best-fixed", "category-oracle")
+POLICIES = (ROUTER, "epsilon-greedy", "ucb1", "beta-ts", "gaussian-ts", "linucb", "random", "best-fixed", ORACLE)
 """What can be replayed. `best-fixed` and `category-oracle` are told the truth: bounds, not rivals."""
+
+Z90 = 1.6448536269514722
+"""Half the width of a normal's central 90 % interval, in standard deviations."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of finished tasks and of all tasks; one task is one seed at one cost weight."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicyResult:
-    """One policy at one cost weight. Tuples run over the seeds; regret in utility summed over all requests."""
-
-    policy: str
-    regrets: tuple[float, ...]
-    random_regrets: tuple[float, ...]
-    mean_scores: tuple[float, ...]
-    mean_costs_usd: tuple[float, ...]
-
-    @property
-    def regret(self) -> float:
-        return float(np.mean(self.regrets))
-
-    @property
-    def regret_ci95(self) -> float:
-        """Half the width of the 95 % Student-t interval over the seeds; NaN with one seed.
-
-        It covers the draw of the requests and the policy's own randomness, not the choice of the data set.
-        """
-        n = len(self.regrets)
-        if n < 2:
-            return math.nan
-        return float(stdtrit(n - 1, 0.975) * np.std(self.regrets, ddof=1) / math.sqrt(n))
-
-    @property
-    def regret_p90(self) -> float:
-        return float(np.quantile(self.regrets, 0.9))
-
-    @property
-    def share_of_random(self) -> float:
-        """Regret over that of uniform random picks, in expectation on the same requests; NaN where random loses nothing."""
-        expected = sum(self.random_regrets)
-        return sum(self.regrets) / expected if expected > 0.0 else math.nan
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON data; null stands for what is not defined."""
-        half = self.regret_ci95
-        return {
-            "policy": self.policy,
-            "regret_mean": self.regret,
-            "regret_ci95": None if math.isnan(half) else [self.regret - half, self.regret + half],
-            "regret_p90": self.regret_p90,
-            "regret_per_seed": list(self.regrets),
-            "share_of_random_regret": None if math.isnan(self.share_of_random) else self.share_of_random,
-            "score_mean": float(np.mean(self.mean_scores)),
-            "cost_mean_usd": float(np.mean(self.mean_costs_usd)),
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeightResult:
-    """All policies at one cost weight, in the order asked for."""
-
-    cost_weight: float
-    policies: tuple[PolicyResult, ...]
-
-    def __getitem__(self, policy: str) -> PolicyResult:
-        return next(result for result in self.policies if result.policy == policy)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Simulation:
-    """What `simulate` found. Cost in USD per request."""
-
-    source: str
-    models: tuple[str, ...]
-    categories: tuple[str, ...]
-    cost_reference_usd: float
-    requests: int
-    seeds: int
-    with_priors: bool
-    weights: tuple[WeightResult, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON data with everything in it."""
-        return {
-            "source": self.source,
-            "models": list(self.models),
-            "categories": list(self.categories),
-            "cost_reference_usd": self.cost_reference_usd,
-            "requests": self.requests,
-            "seeds": self.seeds,
-            "with_priors": self.with_priors,
-            "results": [{"cost_weight": w.cost_weight, "policies": [p.to_json() for p in w.policies]} for w in self.weights],
-        }
 
 
 class Stream(NamedTuple):
@@ -135,7 +52,8 @@ class _Task(NamedTuple):
     seed: int
     requests: int
     policies: tuple[str, ...]
-    priors_in: Priors | None
+    checkpoints: tuple[int, ...]
+    priors: Mapping[str, Priors]
 
 
 class _Run(NamedTuple):
@@ -143,6 +61,8 @@ class _Run(NamedTuple):
     random_regret: float
     mean_score: float
     mean_cost_usd: float
+    regrets_at: tuple[float, ...]
+    coverage: Covered | None
 
 
 def make_stream(source: Source, *, requests: int, seed: int) -> Stream:
@@ -162,32 +82,48 @@ def mean_utilities(source: Source, *, cost_weight: float) -> FloatArray:
 
 
 def simulate(
-    source: Source,
+    source: Source | Worlds,
     *,
     cost_weights: Sequence[float],
     requests: int = 6000,
     seeds: int = 10,
     policies: Sequence[str] = POLICIES,
+    at: Sequence[int] = (),
     priors_in: Priors | None = None,
+    compared_priors: Priors | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> Simulation:
     """Replay `requests` requests for each seed and cost weight through each policy.
 
-    `priors_in`, in the shape of a priors file, goes to the router only. `jobs` processes work at once (default: 2, or
-    1 on a single core); the numbers are the same whatever it is. With more than one job the caller's main module must be
-    importable without side effects, as multiprocessing's spawn demands.
+    `at`: numbers of requests at which regret is told as well. `priors_in`, in the shape of a priors file, goes to the
+    router only. `compared_priors` adds two policies after those asked for: the router begun with these priors, and with
+    them inverted. `jobs` processes work at once (default: 2, or 1 on a single core); the numbers are the same whatever it
+    is. With more than one job the caller's main module must be importable without side effects, as multiprocessing's
+    spawn demands.
 
-    Raises ValueError for an unknown policy or a count below 1, DatasetError for priors that fit nothing in the source,
-    ConfigError where the router refuses the configuration made from them.
+    Raises ValueError for an unknown policy, a count below 1, a checkpoint outside the run, or `compared_priors` without
+    the router or beside `priors_in`; DatasetError for priors that fit nothing in the source; ConfigError where the
+    router refuses the configuration made from them.
     """
-    if unknown := [policy for policy in policies if policy not in POLICIES]:
-        raise ValueError(f"unknown policies {', '.join(unknown)}; known: {', '.join(POLICIES)}")
     jobs = min(2, os.cpu_count() or 1) if jobs is None else jobs
-    for name, count in (("requests", requests), ("seeds", seeds), ("jobs", jobs), ("cost_weights", len(cost_weights))):
+    counts = {"requests": requests, "seeds": seeds, "jobs": jobs, "cost_weights": len(cost_weights), "policies": len(policies)}
+    for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name} is {count}; give at least 1")
-    tasks = [_Task(weight, seed, requests, tuple(policies), priors_in) for weight in cost_weights for seed in range(seeds)]
+    if unknown := [policy for policy in policies if policy not in POLICIES]:
+        raise ValueError(f"unknown policies {', '.join(unknown)}; known: {', '.join(POLICIES)}")
+    if outside := [str(count) for count in at if not 1 <= count <= requests]:
+        raise ValueError(f"no request {', '.join(outside)} in a run of {requests}; give 1 to {requests}")
+    priors = {} if priors_in is None else {ROUTER: priors_in}
+    names = tuple(dict.fromkeys(policies))
+    if compared_priors is not None:
+        if priors_in is not None or ROUTER not in names:
+            raise ValueError(f"priors are compared with a cold start: {ROUTER} must run, and without priors_in")
+        priors |= {WARM: compared_priors, INVERTED: inverted(compared_priors)}
+        names = (*names, WARM, INVERTED)
+    checkpoints = tuple(sorted({*at, requests}))
+    tasks = [_Task(weight, seed, requests, names, checkpoints, priors) for weight in cost_weights for seed in range(seeds)]
     runs: dict[int, list[_Run]] = {}
     for index, result in _run_all(source, tasks, jobs=jobs):
         runs[index] = result
@@ -195,13 +131,14 @@ def simulate(
             progress(len(runs), len(tasks))
     weights = []
     for w, cost_weight in enumerate(cost_weights):
-        mine = [runs[w * seeds + seed] for seed in range(seeds)]
-        weights.append(WeightResult(cost_weight=cost_weight, policies=tuple(map(_summary, policies, zip(*mine, strict=True)))))
+        columns = zip(*[runs[w * seeds + seed] for seed in range(seeds)], strict=True)
+        found = [_summary(name, column, checkpoints) for name, column in zip(names, columns, strict=True)]
+        weights.append(WeightResult(cost_weight=cost_weight, policies=tuple(found)))
     return Simulation(
         source=source.name,
         models=source.models,
         categories=source.categories,
-        cost_reference_usd=cost_reference_usd(source),
+        cost_reference_usd=_mean_reference_usd(source, seeds=seeds),
         requests=requests,
         seeds=seeds,
         with_priors=priors_in is not None,
@@ -209,17 +146,25 @@ def simulate(
     )
 
 
-def _summary(policy: str, runs: Sequence[_Run]) -> PolicyResult:
+def _mean_reference_usd(source: Source | Worlds, *, seeds: int) -> float:
+    if not isinstance(source, Worlds):
+        return cost_reference_usd(source)
+    return float(np.mean([cost_reference_usd(source.world(seed)) for seed in range(seeds)]))
+
+
+def _summary(policy: str, runs: Sequence[_Run], checkpoints: Sequence[int]) -> PolicyResult:
     return PolicyResult(
         policy=policy,
         regrets=tuple(run.regret for run in runs),
         random_regrets=tuple(run.random_regret for run in runs),
         mean_scores=tuple(run.mean_score for run in runs),
         mean_costs_usd=tuple(run.mean_cost_usd for run in runs),
+        regrets_at=tuple((count, tuple(run.regrets_at[i] for run in runs)) for i, count in enumerate(checkpoints)),
+        coverages=tuple(run.coverage for run in runs if run.coverage is not None),
     )
 
 
-def _run_all(source: Source, tasks: Sequence[_Task], *, jobs: int) -> Iterator[tuple[int, list[_Run]]]:
+def _run_all(source: Source | Worlds, tasks: Sequence[_Task], *, jobs: int) -> Iterator[tuple[int, list[_Run]]]:
     """Each task's index and result, in the order of completion."""
     if jobs == 1 or len(tasks) == 1:
         for index, task in enumerate(tasks):
@@ -237,10 +182,10 @@ def _run_all(source: Source, tasks: Sequence[_Task], *, jobs: int) -> Iterator[t
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-_adopted: list[Source] = []
+_adopted: list[Source | Worlds] = []
 
 
-def _adopt(source: Source) -> None:
+def _adopt(source: Source | Worlds) -> None:
     _adopted[:] = [source]
 
 
@@ -248,7 +193,8 @@ def _run_adopted(task: _Task) -> list[_Run]:
     return _run(_adopted[0], task)
 
 
-def _run(source: Source, task: _Task) -> list[_Run]:
+def _run(origin: Source | Worlds, task: _Task) -> list[_Run]:
+    source = source_at(origin, task.seed)
     stream = make_stream(source, requests=task.requests, seed=task.seed)
     means = mean_utilities(source, cost_weight=task.cost_weight)
     gaps = (means.max(axis=1, keepdims=True) - means)[stream.categories]
@@ -257,16 +203,28 @@ def _run(source: Source, task: _Task) -> list[_Run]:
     runs = []
     for name in task.policies:
         with ExitStack() as stack:
-            picks = _play(_policy(name, source, stream, means, task, stack), stream)
+            policy = _policy(name, source, stream, means, task, stack)
+            picks = _play(policy, stream)
+            coverage = _coverage(policy, source) if isinstance(policy, RouterPolicy) else None
+        lost = gaps[steps, picks]
         runs.append(
             _Run(
-                regret=float(gaps[steps, picks].sum()),
+                regret=float(lost.sum()),
                 random_regret=random_regret,
                 mean_score=float(stream.scores[steps, picks].mean()),
                 mean_cost_usd=float(stream.costs_usd[steps, picks].mean()),
+                regrets_at=tuple(float(lost[:count].sum()) for count in task.checkpoints),
+                coverage=coverage,
             )
         )
     return runs
+
+
+def _coverage(policy: RouterPolicy, source: Source) -> Covered:
+    beliefs = policy.beliefs()
+    inside = np.abs(source.mean_scores - beliefs.mean) <= Z90 * beliefs.stddev
+    seen = beliefs.feedback_counts > 0
+    return Covered(inside.size, int(inside.sum()), int(seen.sum()), int((inside & seen).sum()))
 
 
 def _play(policy: baselines.Policy, stream: Stream) -> IntArray:
@@ -280,28 +238,36 @@ def _play(policy: baselines.Policy, stream: Stream) -> IntArray:
 
 
 def _policy(name: str, source: Source, stream: Stream, means: FloatArray, task: _Task, stack: ExitStack) -> baselines.Policy:
-    seed = int(np.random.default_rng([task.seed, zlib.crc32(name.encode())]).integers(2**31))
+    stem = ROUTER if name in (WARM, INVERTED) else name  # the same randomness for what is to be compared
+    seed = int(np.random.default_rng([task.seed, zlib.crc32(stem.encode())]).integers(2**31))
     categories, models = means.shape
     utility = baselines.Utility(task.cost_weight, cost_reference_usd(source))
+    costs_usd: list[float] = model_costs_usd(source).tolist()
+    rng = random.Random(seed)
     match name:
         case "epsilon-greedy":
-            return baselines.EpsilonGreedy(categories=categories, models=models, utility=utility, rng=random.Random(seed))
+            return baselines.EpsilonGreedy(categories=categories, models=models, utility=utility, rng=rng)
         case "ucb1":
             return baselines.UCB1(categories=categories, models=models, utility=utility)
+        case "beta-ts":
+            return BetaThompson(categories=categories, models=models, utility=utility, rng=rng, model_costs_usd=costs_usd)
+        case "gaussian-ts":
+            return GaussianThompson(categories=categories, models=models, utility=utility, rng=rng)
+        case "linucb":
+            return LinUCB(categories=categories, models=models, utility=utility)
         case "random":
-            return baselines.Random(models=models, rng=random.Random(seed))
+            return baselines.Random(models=models, rng=rng)
         case "best-fixed":
             return baselines.BestFixed(model=int(means[stream.categories].sum(axis=0).argmax()))
         case "category-oracle":
             return baselines.CategoryOracle(best=means.argmax(axis=1).tolist())
         case _:
-            return stack.enter_context(
-                RouterPolicy(
-                    categories=source.categories,
-                    models=source.models,
-                    model_costs_usd=model_costs_usd(source).tolist(),
-                    utility=utility,
-                    seed=seed,
-                    priors=task.priors_in,
-                )
+            router = RouterPolicy(
+                categories=source.categories,
+                models=source.models,
+                model_costs_usd=costs_usd,
+                utility=utility,
+                seed=seed,
+                priors=task.priors.get(name),
             )
+            return stack.enter_context(router)

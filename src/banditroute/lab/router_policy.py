@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from banditroute.core.baselines import Utility
 from banditroute.core.errors import DatasetError
+from banditroute.lab.source import FloatArray, IntArray
 from banditroute.router import Router
 
 Priors = Mapping[str, Mapping[str, Mapping[str, float | None]]]
@@ -18,6 +21,14 @@ SECONDS_PER_REQUEST = 30.0
 INPUT_TOKENS = 1000
 USD_PER_MTOK = 1_000_000 / INPUT_TOKENS
 """Every request stands for 1,000 input tokens, so 1,000 x a model's mean cost is its price per million."""
+
+
+class Beliefs(NamedTuple):
+    """Of each cell's quality: mean and standard deviation, and how many observations it had; shapes (categories, models)."""
+
+    mean: FloatArray
+    stddev: FloatArray
+    feedback_counts: IntArray
 
 
 class RouterPolicy:
@@ -74,6 +85,17 @@ class RouterPolicy:
 
     def update(self, *, category: int, model: int, score: float, cost_usd: float) -> None:
         self._router.feedback(self._decision_id, eval_score=score, cost_usd=cost_usd, source="replay")
+
+    def beliefs(self) -> Beliefs:
+        """What the router believes now, at the mean context, as its reports say it."""
+        reports = [self._router.category(name) for name in self._categories.values()]
+        rows = [{arm.model: arm for arm in report.arms} for report in reports]
+        arms = [[row[model] for model in self._models.values()] for row in rows]
+        return Beliefs(
+            mean=np.array([[arm.quality_mean for arm in row] for row in arms]),
+            stddev=np.array([[arm.quality_stddev for arm in row] for row in arms]),
+            feedback_counts=np.array([[arm.feedback_count for arm in row] for row in arms], dtype=np.int64),
+        )
 
     def _translated(self, priors: Priors) -> dict[str, dict[str, dict[str, float | None]]]:
         """The priors of what the source has, under the short names."""
