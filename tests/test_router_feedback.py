@@ -219,11 +219,14 @@ def test_feedback_for_a_removed_category_is_recorded(router: Router, decision: D
 
 
 def test_what_was_learned_returns_with_the_model(router: Router, decision: Decision) -> None:
+    features = {"length": {"mean": 6.0, "stddev": 2.0}}
     router.feedback(decision.id, eval_score=1.0)
+    router.reload(config(features=features, cost_weight=0.3))  # refits by what was just said
+    router.reload(config(features=features))
     before = arm_of(router, "small")
-    router.reload(config("big", "tiny", features={"length": {"mean": 6.0, "stddev": 2.0}}))
+    router.reload(config("big", "tiny", features=features))
     assert [arm.model for arm in router.category("chat").arms] == ["big", "tiny"]
-    router.reload(config(features={"length": {"mean": 6.0, "stddev": 2.0}}))
+    router.reload(config(features=features))
     assert arm_of(router, "small") == before
 
 

@@ -52,6 +52,10 @@ class FeatureConfig(_Strict):
     stddev: Positive = Field(1.0, description="its typical deviation")
 
 
+FLOOR, FLOORS = 0.002, 0.01
+"""The floor where none is written, and what the floors of a category's models then take together at most."""
+
+
 class SignalWeights(_Strict):
     """What one signal of each kind is worth, in observations; a decision's signals never exceed 1 together."""
 
@@ -76,8 +80,8 @@ class CategoryConfig(_Strict):
     expected_input_tokens: NonNegative = Field(1000.0, description="tokens, until learned")
     expected_output_tokens: NonNegative = Field(300.0, description="tokens, until learned")
     signal_weights: SignalWeights = Field(default_factory=SignalWeights, description="what a signal of each kind is worth")
-    propensity_floor: Annotated[float, Field(ge=0, le=0.2)] = Field(
-        0.002, description="least probability of every eligible model"
+    propensity_floor: Annotated[float, Field(ge=0, le=0.2)] | None = Field(
+        None, description="least probability of every eligible model; default: 0.002, but 0.01 for all together"
     )
     half_life_count: Count | None = Field(2000, description="evidence counts half after so many feedbacks of the category")
     half_life_s: Seconds | None = Field(None, description="or after so many seconds; takes the place of half_life_count")
@@ -98,7 +102,7 @@ class PriorConfig(_Strict):
 
     quality: Fraction = Field(description="mean quality, 0 to 1")
     effective_sample_size: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = Field(
-        description="observations that this is worth"
+        description="observations that this is worth; more than 25 count as 25"
     )
     input_tokens: NonNegative | None = Field(None, description="expected tokens of a request; default: the category's")
     output_tokens: NonNegative | None = Field(None, description="expected tokens of an answer; default: the category's")
@@ -291,14 +295,16 @@ def _document(file: ConfigFile) -> dict[str, Any]:
 
 
 def resolved(shared: Mapping[str, Any], held: Mapping[str, Any]) -> dict[str, Any]:
-    """The document with every cost reference set: as written, else as `held` (the document in force)
-    has it, else from prices and declared or prior tokens: the priciest model's cost per request.
+    """The document with every floor and cost reference set. A cost reference is as written, else as `held` (the
+    document in force) has it, else from prices and declared or prior tokens: the priciest model's cost per request.
 
     A reference that nobody wrote is fixed when the category first enters the log, so that learning
     and price changes do not move what a cost weight means.
     """
     document = copy.deepcopy(dict(shared))
     for name, category in document["categories"].items():
+        if category["propensity_floor"] is None:
+            category["propensity_floor"] = min(FLOOR, FLOORS / len(category["models"]))
         if category["cost_reference_usd"] is not None:
             continue
         before = held.get("categories", {}).get(name)

@@ -41,6 +41,7 @@ from banditroute.core.types import (
 )
 from banditroute.core.validate import check_query, check_report
 from banditroute.follower import Follower
+from banditroute.inflight import InFlight
 from banditroute.intake import answered, appended
 from banditroute.log.base import EventLog
 from banditroute.log.sink import DecisionSink, SinkRow
@@ -76,6 +77,7 @@ class Engine:
         self.signer = signer
         self._clock, self._rng = clock, rng
         self._start_time = clock()
+        self._in_flight = InFlight()
         self._reloading = threading.Lock()
         self._follower = Follower(
             log,
@@ -116,7 +118,7 @@ class Engine:
         violations = check_query(query, view.settings)
         if violations:
             raise InvalidRequest(violations)
-        plan = view.plan(query)
+        plan = view.plan(query, self._in_flight.of(query.category))
         if query.request_key:
             key = f"{self._log.log_id}\0{query.category}\0{query.request_key}"
             choice = keyed_draw(plan, hashlib.sha256(key.encode()).digest())
@@ -140,6 +142,7 @@ class Engine:
             view.schema,
             tuple([features.get(f.name, f.mean) for f in view.settings.features]) if view.settings.features else (),
         )
+        self._in_flight.started(query.category, chosen.model, decision_key)
         if self._sink is not None:
             self._sink.put(SinkRow(decision_key, time_ms, why, query, plan))
         models = plan.models
@@ -194,6 +197,8 @@ class Engine:
             else:
                 answer.set_result(answered(done.result(), report, drawn=token.model, live=live))
 
+        if report.signals:
+            self._in_flight.answered(token.category, token.model, token.decision)
         logged = self._log.append_feedback(appended(report, token, state.settings, expire_us=expire_us))
         logged.add_done_callback(settle)
         return answer

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from banditroute import logs
 from banditroute.core.errors import FoldHalted, StaleState, StoreClosed, StoreError, StoreUnavailable
 from banditroute.core.fold import FOLD_VERSION, INITIAL, State, learn
+from banditroute.core.sights import Columns
 from banditroute.core.types import Event, Transition
 from banditroute.log.base import EventLog
 from banditroute.log.checkpoint import checkpoint_of, decode
@@ -41,6 +42,7 @@ class Follower:
         self._first = begin
         self._checkpoint_every, self._retention = checkpoint_every, retention
         self.snapshot = Snapshot(INITIAL, None)
+        self._columns = Columns()
         self.ready = False
         self.store_ok = True
         self._folding = threading.Lock()
@@ -127,7 +129,7 @@ class Follower:
         until = time.perf_counter() + SLICE_S
         try:
             for event in events:
-                state, found = learn(state, event)
+                state, found = learn(state, event, self._columns)
                 transitions.extend(found)
                 if not transitions and time.perf_counter() > until:
                     self._publish(state)

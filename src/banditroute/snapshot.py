@@ -7,28 +7,42 @@ learning in one category leaves the others' views, and their cached plans, alone
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from banditroute.core.consumption import consumption
+from banditroute.core.consumption import Usuals, consumptions, usuals
 from banditroute.core.errors import UnknownCategory
 from banditroute.core.fold import CategoryState, State, present_factor
 from banditroute.core.mixed import Fit
 from banditroute.core.policy import Arm, View, Weights, share_at_mean
-from banditroute.core.posterior import arms
+from banditroute.core.posterior import LOOKAHEAD, Basis, arms, basis
+from banditroute.core.settings import CategorySettings, ModelSettings
 from banditroute.core.types import ArmReport, CategoryReport
+
+
+class _Ground(NamedTuple):
+    """What a category's views start from as long as configuration, operator layer and pool are the same."""
+
+    settings: CategorySettings
+    weights: Weights
+    models: Sequence[ModelSettings]
+    basis: Basis
+    usuals: Usuals
 
 
 class Snapshot:
     """An immutable state with lazily derived views. Two threads may derive the same view twice; either serves."""
 
-    __slots__ = ("_mixed", "_views", "state")
+    __slots__ = ("_fits", "_grounds", "_views", "state")
 
     def __init__(self, state: State, forerunner: Snapshot | None) -> None:
         self.state = state
         self._views: dict[str, tuple[CategoryState, View]] = {}
-        self._mixed: Fit | None = None
+        self._grounds: dict[str, _Ground] = {}
+        self._fits: tuple[Fit, Fit] | None = None
         if forerunner is not None and _same_basis(state, forerunner.state):
             held = state.categories
-            self._mixed = forerunner._mixed
+            self._grounds, self._fits = forerunner._grounds, forerunner._fits
             self._views = {
                 name: entry
                 for name, entry in forerunner._views.copy().items()  # route may be adding one right now
@@ -52,37 +66,35 @@ class Snapshot:
         return view
 
     def _derive(self, name: str) -> View:
-        state = self.state
-        settings, category = state.settings.categories[name], state.categories[name]
-        layer = state.overrides.get(name, {})
-        weights = Weights(layer.get("cost_weight", settings.cost_weight), layer.get("latency_weight", settings.latency_weight))
-        factor = present_factor(state, category)
+        ground = self._grounds.get(name)
+        if ground is None:
+            ground = self._grounds[name] = self._ground(name)
+        settings, weights, models, basis, usuals = ground
+        category = self.state.categories[name]
+        factor = present_factor(self.state, category)
         cells = [category.cells[model] for model in settings.models]
+        used = consumptions(cells, factor=factor, usuals=usuals)
+        return View(settings, weights, list(map(Arm, models, used)), arms(cells, factor=factor, settings=settings, basis=basis))
+
+    def _ground(self, name: str) -> _Ground:
+        state = self.state
+        settings, layer = state.settings.categories[name], state.overrides.get(name, {})
+        weights = Weights(layer.get("cost_weight", settings.cost_weight), layer.get("latency_weight", settings.latency_weight))
+        if self._fits is None:  # what the categories say of one another now, and after more looks
+            pool, shared = state.pool, state.settings
+            known = sorted({*shared.models, *(model for seen in pool.cells.values() for model in seen)})
+            arms_of = {name: each.models for name, each in shared.categories.items()}
+            self._fits = Fit(pool, known), Fit(pool, known, looks=LOOKAHEAD, arms=arms_of)
+        outlook, ahead = [fit.outlook(name, settings.models) for fit in self._fits]
         pooled = [state.pool.of(model) for model in settings.models]
         priors = [state.settings.prior(name, model) for model in settings.models]
-        beliefs = arms(
-            cells,
-            factor=factor,
-            settings=settings,
-            noises=[known.noise for known in pooled],
-            outlook=self._fit().outlook(name, settings.models),
-            priors=priors,
+        return _Ground(
+            settings,
+            weights,
+            [state.settings.models[model] for model in settings.models],
+            basis(outlook=outlook, ahead=ahead, known=pooled, priors=priors),
+            usuals(settings, state.pool, priors),
         )
-        facts = [
-            Arm(
-                state.settings.models[model],
-                consumption(cell, factor=factor, settings=settings, pooled=known, prior=prior),
-                known.looks,
-            )
-            for model, cell, known, prior in zip(settings.models, cells, pooled, priors, strict=True)
-        ]
-        return View(settings, weights, facts, beliefs)
-
-    def _fit(self) -> Fit:
-        if self._mixed is None:
-            known = {*self.state.settings.models, *(model for seen in self.state.pool.cells.values() for model in seen)}
-            self._mixed = Fit(self.state.pool, sorted(known))
-        return self._mixed
 
     def report(self, name: str) -> CategoryReport:
         """The category for people.

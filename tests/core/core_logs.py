@@ -142,7 +142,19 @@ def random_document(rng: random.Random) -> dict[str, Any]:
         )
         categories[name] = entry | rng.choice(AGEING_CHOICES)
     models = {name: model_entry(into=into * rng.choice((1.0, 2.0)), out=out) for name, (into, out) in PRICES.items()}
-    return document(categories, models=models, priors={"*": {"bee": {"quality": 0.7, "effective_sample_size": 5.0}}})
+    places = rng.sample(("*", *categories), rng.randint(0, 1 + len(categories)))
+    priors = {place: {model: random_prior(rng) for model in rng.sample(MODELS, rng.randint(1, 4))} for place in places}
+    return document(categories, models=models, priors=priors)
+
+
+def random_prior(rng: random.Random) -> dict[str, float | None]:
+    """Right or wrong, of any size, with tokens or without."""
+    return {
+        "quality": rng.choice((0.0, 0.5, 0.7, round(rng.random(), 2))),
+        "effective_sample_size": rng.choice((0.0, 5.0, 25.0, 400.0)),
+        "input_tokens": rng.choice((None, 0.0, 1500.0)),
+        "output_tokens": rng.choice((None, 200.0)),
+    }
 
 
 def random_log(seed: int, length: int) -> list[Event]:

@@ -2,12 +2,26 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from core_logs import category_entry, document
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mixed_worlds import Key, Matrix, Seen, Vector, arms_named, categories, conditioned, layout, pool_of, sights
+from mixed_worlds import (
+    Key,
+    Matrix,
+    Seen,
+    Vector,
+    arms_named,
+    believed,
+    categories,
+    conditioned,
+    differences,
+    layout,
+    means_refreshed,
+    pool_of,
+    sights,
+    variances_refreshed,
+)
 
-from banditroute.core.mixed import Belief, Fit, contrasts, posterior
+from banditroute.core.mixed import Belief, Fit, contrasts
 from banditroute.core.pool import (
     ABILITY,
     CENTRE,
@@ -19,11 +33,7 @@ from banditroute.core.pool import (
     START,
     START_NOISE,
     START_SPREAD,
-    refresh_means,
-    refresh_variances,
 )
-from banditroute.core.posterior import arms
-from banditroute.core.settings import parse_shared
 
 PROFILE = settings(max_examples=60, derandomize=True, deadline=None)
 SEEDS = st.integers(min_value=0, max_value=2**32 - 1)
@@ -35,10 +45,13 @@ def outlook_of(fit: Fit, category: str, models: list[str]) -> tuple[Vector, Matr
     return found.mean, covariance
 
 
-def own_evidence(seen: dict[Key, Seen], category: str, models: list[str], noises: dict[str, float]) -> tuple[Vector, Vector]:
-    told = [seen.get((category, model), Seen(0.0, 0.0)) for model in models]
-    precision = np.array([row.n / noises[model] for row, model in zip(told, models, strict=True)])
-    return precision, precision * np.array([row.mean for row in told])
+def belief_of(fit: Fit, seen: dict[Key, Seen], category: str, models: list[str]) -> Belief:
+    """With the category's own evidence."""
+    return believed(
+        [seen.get((category, model), Seen(0.0, 0.0)).cell for model in models],
+        outlook=fit.outlook(category, tuple(models)),
+        known=[fit.pool.of(model) for model in models],
+    ).belief
 
 
 @PROFILE
@@ -59,8 +72,7 @@ def test_outlook_and_posterior_are_the_joint_gaussian_conditioned(seed: int, k: 
         true_mean, true_covariance = conditioned(keys, others, noises, spread)
         np.testing.assert_allclose(mean, true_mean, rtol=0, atol=1e-9)
         np.testing.assert_allclose(covariance, true_covariance, rtol=0, atol=1e-9)
-        precision, moment = own_evidence(seen, category, models, noises)
-        belief = posterior(fit.outlook(category, tuple(models)), precision=precision, moment=moment)
+        belief = belief_of(fit, seen, category, models)
         mine = {key: told for key, told in seen.items() if key in keys}
         true_mean, true_covariance = conditioned(keys, {**others, **mine}, noises, spread)
         np.testing.assert_allclose(belief.mean, true_mean, rtol=0, atol=1e-9)
@@ -99,11 +111,7 @@ def test_adding_a_model_does_not_move_what_is_believed_of_the_others() -> None:
         mean_, covariance_ = outlook_of(after, category, [*ms, "newcomer"])
         np.testing.assert_allclose(mean_[:4], mean, rtol=0, atol=1e-12)
         np.testing.assert_allclose(covariance_[:4, :4], covariance, rtol=0, atol=1e-12)
-        precision, moment = own_evidence(seen, category, ms, noises)
-        one = posterior(before.outlook(category, tuple(ms)), precision=precision, moment=moment)
-        two = posterior(
-            after.outlook(category, (*ms, "newcomer")), precision=np.append(precision, 0.0), moment=np.append(moment, 0.0)
-        )
+        one, two = belief_of(before, seen, category, ms), belief_of(after, seen, category, [*ms, "newcomer"])
         np.testing.assert_allclose(two.mean[:4], one.mean, rtol=0, atol=1e-12)
         np.testing.assert_allclose(two.covariance[:4, :4], one.covariance, rtol=0, atol=1e-12)
 
@@ -113,11 +121,9 @@ def test_a_newcomer_is_expected_to_be_an_average_model_of_its_category() -> None
     ms = arms_named(5)
     seen = {(k, m): Seen(400.0, level) for k, level in (("easy", 0.9), ("hard", 0.2), ("plain", 0.55)) for m in ms}
     fit = Fit(pool_of(seen, dict.fromkeys(ms, 0.05), 0.001), [*ms, "newcomer"])
-    models = (*ms, "newcomer")
     found = {}
     for category in ("easy", "hard"):
-        precision, moment = own_evidence(seen, category, ms, dict.fromkeys(ms, 0.05))
-        belief = posterior(fit.outlook(category, models), precision=np.append(precision, 0.0), moment=np.append(moment, 0.0))
+        belief = belief_of(fit, seen, category, [*ms, "newcomer"])
         found[category] = belief.mean[-1]
         assert belief.covariance[-1, -1] > 10 * belief.covariance[0, 0]
     assert found["hard"] < 0.35
@@ -140,49 +146,46 @@ def random_covariance(rng: np.random.Generator, count: int) -> Matrix:
 
 
 def test_contrasts_by_hand() -> None:
-    d, gaps = contrasts(np.array([[0.04]]))
-    assert d.tolist() == [0.04]
-    assert gaps.tolist() == [[0.0]]
-    d, gaps = contrasts(np.array([[0.05, 0.02], [0.02, 0.03]]))
-    assert gaps[0, 1] == gaps[1, 0] == pytest.approx(0.04)
-    assert d.tolist() == pytest.approx([0.02, 0.02])
+    assert contrasts(np.array([[0.04]])) == [0.04]
+    # D_12 = .04, half of it each.
+    assert contrasts(np.array([[0.05, 0.02], [0.02, 0.03]])) == pytest.approx([0.02, 0.02])
     # D_12 = .05, D_13 = .07, D_23 = .06: d_1 = (.05 + .07 - .06) / 2, and so on round.
-    d, gaps = contrasts(np.diag([0.03, 0.02, 0.04]) + 0.5)
-    assert gaps[[0, 0, 1], [1, 2, 2]].tolist() == pytest.approx([0.05, 0.07, 0.06])
-    assert d.tolist() == pytest.approx([0.03, 0.02, 0.04])
+    three = np.diag([0.03, 0.02, 0.04]) + 0.5
+    assert differences(three)[[0, 0, 1], [1, 2, 2]].tolist() == pytest.approx([0.05, 0.07, 0.06])
+    assert contrasts(three) == pytest.approx([0.03, 0.02, 0.04])
+    # Four: D_12 = .06, D_13 = .07, D_14 = .04, D_23 = .06, D_24 = .03, D_34 = .05: d_1 = (.17 - .31 / 3) / 2, and so on.
+    four = np.diag([0.03, 0.02, 0.04, 0.01]) + 0.5
+    four[0, 1] = four[1, 0] = 0.495
+    assert contrasts(four) == pytest.approx([(row - 0.31 / 3) / 2 for row in (0.17, 0.15, 0.18, 0.12)])
 
 
 @PROFILE
 @given(SEEDS, st.integers(min_value=3, max_value=12))
 def test_contrasts_reproduce_the_differences_as_well_as_can_be(seed: int, count: int) -> None:
     covariance = random_covariance(np.random.default_rng(seed), count)
-    d, gaps = contrasts(covariance)
-    upper = np.triu_indices(count, 1)
-    np.testing.assert_allclose(
-        gaps[upper], [covariance[i, i] + covariance[j, j] - 2 * covariance[i, j] for i, j in np.column_stack(upper)]
-    )
+    d, upper = contrasts(covariance), np.triu_indices(count, 1)
+    gaps = differences(covariance)[upper]
     design = np.zeros((len(upper[0]), count))
     design[np.arange(len(upper[0])), upper[0]] = design[np.arange(len(upper[0])), upper[1]] = 1.0
-    best = np.linalg.lstsq(design, gaps[upper], rcond=None)[0]
+    best = np.linalg.lstsq(design, gaps, rcond=None)[0]
     np.testing.assert_allclose(d, np.maximum(best, 1e-7), rtol=0, atol=1e-12)
     if count == 3 and best.min() > 1e-7:
-        np.testing.assert_allclose(design @ d, gaps[upper], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(design @ d, gaps, rtol=0, atol=1e-12)
 
 
 @PROFILE
 @given(SEEDS, st.integers(min_value=2, max_value=12), st.floats(min_value=0.0, max_value=2.0))
 def test_what_moves_all_arms_alike_does_not_widen_exploration(seed: int, count: int, common: float) -> None:
     covariance = random_covariance(np.random.default_rng(seed), count)
-    for a, b in zip(contrasts(covariance), contrasts(covariance + common), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(contrasts(covariance + common), contrasts(covariance), rtol=0, atol=1e-13)
 
 
 def test_contrasts_have_a_floor() -> None:
     for count in (1, 2, 5):
-        assert contrasts(np.zeros((count, count)))[0].tolist() == [1e-7] * count
+        assert contrasts(np.zeros((count, count))) == [1e-7] * count
     # One arm's difference from the others is surer than theirs from each other can be split: never below 0.
     skew = np.array([[0.0, 0.0, 0.0], [0.0, 1.0, -0.9], [0.0, -0.9, 1.0]])
-    assert contrasts(skew)[0].min() == 1e-7
+    assert min(contrasts(skew)) == 1e-7
 
 
 # --- calibration -----------------------------------------------------------------------------------
@@ -192,20 +195,9 @@ def learned_beliefs(seen: dict[Key, Seen], ks: list[str], ms: list[str]) -> dict
     """What the product believes: variances learned as the fold learns them, at three refreshes."""
     pool = START
     for _ in range(3):
-        pool = refresh_variances(refresh_means(pool, sights(seen)), sights(seen))
+        pool = variances_refreshed(means_refreshed(pool, sights(seen)), sights(seen))
     fit = Fit(pool, ms)
-    settings_ = parse_shared(document({"chat": category_entry()})).categories["chat"]
-    return {
-        k: arms(
-            [seen.get((k, m), Seen(0.0, 0.0)).cell for m in ms],
-            factor=1.0,
-            settings=settings_,
-            noises=[pool.of(m).noise for m in ms],
-            outlook=fit.outlook(k, tuple(ms)),
-            priors=[None] * len(ms),
-        ).belief
-        for k in ks
-    }
+    return {k: belief_of(fit, seen, k, ms) for k in ks}
 
 
 def simulated(rng: np.random.Generator, ks: list[str], ms: list[str]) -> tuple[dict[str, Vector], dict[Key, Seen]]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from banditroute.core.numerics import cholesky, exp2, log, pack, packed_size, unpack, whitened
+from banditroute.core.numerics import cholesky, exp2, exp2s, log, logs, pack, packed_size, unpack, whitened
 
 PROFILE = settings(max_examples=300, derandomize=True, deadline=None)
 
@@ -54,6 +54,24 @@ def test_log_by_hand() -> None:
     for bad in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(ValueError, match="log of"):
             log(bad)
+
+
+@PROFILE
+@given(st.lists(st.floats(min_value=-1e19, max_value=1023.9) | st.floats(min_value=-1100.0, max_value=0.0), min_size=1))
+def test_exp2s_are_exp2_to_the_bit(xs: list[float]) -> None:
+    assert exp2s(np.array(xs)).tolist() == [exp2(x) for x in xs]
+
+
+@PROFILE
+@given(st.lists(st.floats(min_value=5e-324, max_value=1.7976931348623157e308) | st.floats(min_value=0.1, max_value=4000.0)))
+def test_logs_are_log_to_the_bit(xs: list[float]) -> None:
+    assert logs(np.array(xs)).tolist() == [log(x) for x in xs]
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.inf, math.nan])
+def test_logs_of_what_has_none(bad: float) -> None:
+    with pytest.raises(ValueError, match="log of"):
+        logs(np.array([1.0, bad]))
 
 
 @PROFILE

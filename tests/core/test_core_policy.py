@@ -6,16 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from core_logs import MODELS, category_entry, config_event, decided, document, fold, model_entry, scored
+from core_logs import MODELS, category_entry, config_event, decided, document, event, fold, model_entry, record, scored, signals
 from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
+from mixed_worlds import differences
 
 from banditroute.core.eligibility import exclusion
 from banditroute.core.errors import NoEligibleModel
 from banditroute.core.fold import State
 from banditroute.core.mixed import Belief, contrasts
-from banditroute.core.policy import EXPLORATION, EXPLORATION_LOOKS, PLAN_CACHE_SIZE, View, outline, pays, reason, share_at_mean
+from banditroute.core.policy import IN_FLIGHT_LOOK, PLAN_CACHE_SIZE, View, looks_left, outline, reason, share_at_mean
 from banditroute.core.propensity import thompson, with_floor
 from banditroute.core.settings import ModelSettings
 from banditroute.core.types import Candidate, Event, EventKind, Exclusion, Plan, Reason, RouteQuery
@@ -112,25 +113,27 @@ def test_a_plan_shows_all_and_ranks_the_eligible() -> None:
 
 @pytest.mark.parametrize("horizon", [1, 30, 500, 10**6])
 def test_shares_are_thompsons_among_the_arms_that_pay(horizon: int) -> None:
-    """By hand: contrast variances from the belief's covariance, the gate arm by arm, the draw among what is open."""
+    """By hand: the gate arm by arm, the draw among what is open, as wide as the contrasts of what looks can tell."""
     state = learned(planning_horizon_count=horizon, propensity_floor=0.0, cost_weight=0.05)
     view = view_of(state)
     plan = view.plan(RouteQuery("chat"))
-    variances, gaps = contrasts(view.beliefs.belief.covariance)
+    covariance, later = view.beliefs.belief.covariance, view.beliefs.later
+    variances, gaps = contrasts(covariance - later), differences(covariance)
     place = {arm.model.name: i for i, arm in enumerate(view.arms)}
     best = plan.eligible[0]
-    open_arms = [best] + [
-        arm
-        for arm in plan.eligible[1:]
-        if pays(
+    left = [math.inf] + [
+        looks_left(
             best.utility_mean - arm.utility_mean,
             gaps[place[arm.model], place[best.model]],
             noise=view.beliefs.noises[place[arm.model]],
             horizon=horizon,
         )
+        for arm in plan.eligible[1:]
     ]
+    open_arms = [arm for arm, most in zip(plan.eligible, left, strict=True) if most >= 0.0]
+    patience = [most / IN_FLIGHT_LOOK if most >= 0.0 else math.inf for most in left]
+    assert list(plan.patience) == pytest.approx(patience, rel=1e-9)
     pure = thompson([arm.utility_mean for arm in open_arms], [math.sqrt(variances[place[arm.model]]) for arm in open_arms])
-    assert [arm.looks for arm in view.arms] == pytest.approx([14.0, 14.0, 14.0, 13.0])  # too few to narrow the draws
     expected = dict(zip([arm.model for arm in open_arms], pure, strict=True))
     found = dict(zip(plan.models, plan.unfloored, strict=True))
     assert found == pytest.approx({name: expected.get(name, 0.0) for name in plan.models}, abs=1e-12)
@@ -159,11 +162,12 @@ def psi(z: float) -> float:
     return math.exp(-z * z / 2) / math.sqrt(2 * math.pi) - z * math.erfc(z / math.sqrt(2)) / 2
 
 
-def test_pays_by_hand() -> None:
-    # z = .1 / sqrt(.01) = 1, psi(1) = .08332; n = noise / D = 6: pays from a horizon of 6 / .08332 = 72.02 on.
+def test_looks_left_by_hand() -> None:
+    # z = .1 / sqrt(.01) = 1, psi(1) = .08332; n = noise / D = 6: the first pays from a horizon of 6 / .08332 = 72.02 on.
     assert psi(1.0) == pytest.approx(0.0833155, abs=1e-7)
-    assert not pays(0.1, 0.01, noise=0.06, horizon=72.0)
-    assert pays(0.1, 0.01, noise=0.06, horizon=72.1)
+    assert looks_left(0.1, 0.01, noise=0.06, horizon=72.0) < 0.0
+    assert looks_left(0.1, 0.01, noise=0.06, horizon=72.1) > 0.0
+    assert looks_left(0.1, 0.01, noise=0.06, horizon=500.0) == pytest.approx(500 * 0.0833155 - 6, abs=1e-4)
 
 
 POSITIVE = st.floats(min_value=1e-6, max_value=1.0)
@@ -177,48 +181,46 @@ POSITIVE = st.floats(min_value=1e-6, max_value=1.0)
     st.floats(min_value=1.0, max_value=1e6),
     st.floats(min_value=1.0, max_value=10.0),
 )
-def test_pays_is_the_formula_and_monotone(gap: float, difference: float, noise: float, horizon: float, more: float) -> None:
-    found = pays(gap, difference, noise=noise, horizon=horizon)
+def test_looks_left_is_the_formula_and_monotone(gap: float, difference: float, noise: float, horizon: float, more: float) -> None:
+    found = looks_left(gap, difference, noise=noise, horizon=horizon)
     z = gap / math.sqrt(difference)
-    margin = psi(z) / z - noise / difference / horizon if z > 0.0 else 1.0
-    if abs(margin) > 1e-9:
-        assert found is (margin > 0.0)
-    if found:
-        assert pays(gap / more, difference, noise=noise, horizon=horizon)
-        assert pays(gap, difference, noise=noise, horizon=horizon * more)
-        assert pays(gap, difference, noise=noise / more, horizon=horizon)
-        assert pays(gap, difference * more, noise=noise, horizon=horizon)
-    else:
-        assert not pays(gap * more, difference, noise=noise, horizon=horizon)
-        assert not pays(gap, difference, noise=noise, horizon=horizon / more)
+    if z >= 1e-9:
+        assert found == pytest.approx(psi(z) / z * horizon - noise / difference, rel=1e-9, abs=1e-9)
+    slack = 1e-9 * (1.0 + abs(found)) if math.isfinite(found) else 0.0
+    assert looks_left(gap / more, difference, noise=noise, horizon=horizon) >= found - slack
+    assert looks_left(gap, difference, noise=noise, horizon=horizon * more) >= found - slack
+    assert looks_left(gap, difference, noise=noise / more, horizon=horizon) >= found - slack
+    assert looks_left(gap, difference * more, noise=noise, horizon=horizon) >= found - slack
 
 
-def test_pays_at_its_limits() -> None:
-    assert pays(0.0, 1e-14, noise=0.25, horizon=1.0)  # a tie always pays
-    assert not pays(1e-3, 1e-14, noise=1e-4, horizon=1e9)  # nothing left to learn
-    assert not pays(1.0, 0.01, noise=1e-4, horizon=1e9)  # 10 sd behind: never
-    assert pays(0.5, 1.0, noise=0.25, horizon=1.0)  # unknown: at once
+def test_looks_left_at_its_limits() -> None:
+    assert looks_left(0.0, 1e-14, noise=0.25, horizon=1.0) == math.inf  # a tie always pays
+    assert looks_left(1e-3, 1e-14, noise=1e-4, horizon=1e9) < 0.0  # nothing left to learn
+    assert looks_left(1.0, 0.01, noise=1e-4, horizon=1e9) < 0.0  # 10 sd behind: never
+    assert looks_left(0.5, 1.0, noise=0.25, horizon=1.0) > 0.0  # unknown: at once
 
 
-def test_draws_are_narrowed_only_for_arms_that_were_looked_at_often() -> None:
+def test_an_outline_by_hand() -> None:
+    """Draws vary by the contrasts of V - V'; people are shown the posterior's own deviations, the gate its differences."""
     covariance = np.array([[0.05, 0.02, 0.02], [0.02, 0.04, 0.02], [0.02, 0.02, 0.03]])
-    belief = Belief(np.array([0.5, 0.6, 0.7]), covariance)
-    looks = [0.0, EXPLORATION_LOOKS - 1e-9, EXPLORATION_LOOKS]
-    found = outline(belief, looks)
-    variances, gaps = contrasts(covariance)
-    narrow = [1.0, 1.0, EXPLORATION]
-    assert found.spread == pytest.approx([math.sqrt(d) * scale for d, scale in zip(variances, narrow, strict=True)])
-    assert found.stddev == pytest.approx(np.sqrt([0.05, 0.04, 0.03]))  # people are shown the posterior's own
+    found = outline(Belief(np.array([0.5, 0.6, 0.7]), covariance), np.diag([0.01, 0.015, 0.008]))
+    assert found.spread == pytest.approx(np.sqrt([0.02, 0.005, 0.002]))
+    assert found.stddev == pytest.approx(np.sqrt([0.05, 0.04, 0.03]))
     assert found.mean == [0.5, 0.6, 0.7]
-    np.testing.assert_array_equal(found.gaps, gaps)
+    unsure = [[0.0, 0.05, 0.04], [0.05, 0.0, 0.03], [0.04, 0.03, 0.0]]
+    np.testing.assert_allclose(differences(found.covariance), unsure, atol=1e-15)
+    nothing_left = outline(Belief(np.zeros(3), covariance), covariance)
+    assert nothing_left.spread == pytest.approx([math.sqrt(1e-7)] * 3)
 
 
 def test_a_hard_category_is_no_reason_to_explore() -> None:
-    """What moves all arms alike widens what people are shown, never the draws."""
-    covariance = np.diag([0.01, 0.02, 0.03])
-    plain, hard = (outline(Belief(np.full(3, 0.5), covariance + common), [0.0] * 3) for common in (0.0, 0.4))
-    assert hard.spread == pytest.approx(plain.spread, abs=1e-12)
-    assert min(hard.stddev) > 0.6
+    """What moves all arms alike widens what people are shown, never the draws; whether the next looks tell of it or not."""
+    covariance, later = np.diag([0.01, 0.02, 0.03]), np.diag([0.004, 0.005, 0.006])
+    plain = outline(Belief(np.full(3, 0.5), covariance), later)
+    for left in (0.0, 0.1, 0.4):
+        hard = outline(Belief(np.full(3, 0.5), covariance + 0.4), later + left)
+        assert hard.spread == pytest.approx(plain.spread, abs=1e-12)
+        assert min(hard.stddev) > 0.6
 
 
 @pytest.mark.parametrize("features", [{}, {"size": {"mean": 0.0, "stddev": 1.0}}])
@@ -240,12 +242,11 @@ def test_an_arm_of_unknown_latency_is_not_charged_for_it() -> None:
 
 
 def test_a_price_or_weight_change_acts_at_once() -> None:
-    state = learned(cost_weight=0.3, propensity_floor=0.0, seed=3)
+    entries = {"chat": category_entry(cost_weight=0.3, propensity_floor=0.0)}
+    state, _ = fold([config_event(99, document(entries))], learned(cost_weight=0.3, propensity_floor=0.0, seed=3))  # refits
     before = view_of(state).plan(RouteQuery("chat"))
     dear = {"ant": model_entry(into=2.0, out=4.0), **{name: model_entry(into=0.0, out=0.0) for name in ("bee", "cat", "dog")}}
-    state, _ = fold(
-        [config_event(100, document({"chat": category_entry(cost_weight=0.3, propensity_floor=0.0)}, models=dear))], state
-    )
+    state, _ = fold([config_event(100, document(entries, models=dear))], state)
     after = view_of(state).plan(RouteQuery("chat"))
     assert row(after, "ant").expected_cost_usd == pytest.approx(2 * row(before, "ant").expected_cost_usd)
     assert row(after, "ant").quality_mean == row(before, "ant").quality_mean
@@ -288,7 +289,7 @@ def test_contexts_have_plans_of_their_own() -> None:
     far = view.plan(RouteQuery("chat", features={"size": 3.0}))
     assert row(far, "ant").quality_mean != row(at_mean, "ant").quality_mean
     assert row(far, "ant").quality_stddev > row(at_mean, "ant").quality_stddev
-    belief = view.beliefs.at((1.0, 3.0))
+    belief, _ = view.beliefs.at((1.0, 3.0))
     place = [arm.model.name for arm in view.arms].index("ant")
     assert row(far, "ant").quality_mean == pytest.approx(belief.mean[place], rel=1e-14)
     assert row(far, "ant").quality_stddev == pytest.approx(math.sqrt(belief.covariance[place, place]), rel=1e-14)
@@ -299,7 +300,7 @@ def test_contexts_have_plans_of_their_own() -> None:
 def test_reasons() -> None:
     def plan(shares: list[float], pure: list[float]) -> Plan:
         names = tuple("abcd"[: len(shares)])
-        return Plan(names, tuple(shares), (), (), (0.0,) * len(shares), tuple(pure))
+        return Plan(names, tuple(shares), (), (), (0.0,) * len(shares), tuple(pure), (math.inf,) * len(shares))
 
     floored = plan([0.8, 0.19, 0.01], [0.81, 0.19, 0.0])
     assert [reason(floored, i) for i in range(3)] == [Reason.BEST, Reason.EXPLORATION, Reason.FLOOR]
@@ -307,21 +308,45 @@ def test_reasons() -> None:
 
 
 @profile(max_examples=25, derandomize=True, deadline=None)
-@given(st.permutations(MODELS), st.permutations(["w", "x", "y", "z"]), st.integers(min_value=0, max_value=1000))
-def test_names_and_order_of_arms_do_not_matter(order: list[str], names: list[str], seed: int) -> None:
-    prices = {name: model_entry(into=1.0 + i, out=2.0 + i) for i, name in enumerate(MODELS)}
-    called = dict(zip(MODELS, names, strict=True))
-    renamed = {called[name]: prices[name] for name in MODELS}
+@given(
+    st.permutations(MODELS),
+    st.permutations(["w", "x", "y", "z"]),
+    st.permutations(["one", "two"]),
+    st.booleans(),
+    st.integers(min_value=0, max_value=1000),
+)
+def test_names_and_order_of_models_and_categories_do_not_matter(
+    order: list[str], names: list[str], places: list[str], turned: bool, seed: int
+) -> None:
+    """With priors, named and for any category, and with tokens and bills."""
 
-    def shares(models: dict[str, Any], arms: list[str], name_of: dict[str, str]) -> dict[str, float]:
-        state, _ = fold([config_event(1, document({"chat": category_entry(models=arms)}, models=models))])
+    def shares(arms: list[str], cats: list[str], name_of: dict[str, str], cat_of: dict[str, str]) -> dict[tuple[str, str], float]:
+        models = {name_of[name]: model_entry(into=1.0 + MODELS.index(name), out=2.0) for name in arms}
+        priors = {
+            cat_of["chat"]: {name_of["bee"]: {"quality": 0.9, "effective_sample_size": 30.0, "output_tokens": 500.0}},
+            "*": {name_of["cat"]: {"quality": 0.2, "effective_sample_size": 10.0}},
+        }
+        entry = category_entry(models=[name_of[name] for name in arms], latency_weight=0.1)
+        shared = document({cat_of[name]: entry for name in cats}, models=models, priors=priors)
+        state, _ = fold([config_event(1, shared)])
         rng = random.Random(seed)
         for i in range(70):
-            value, model = rng.random(), rng.choice(MODELS)
-            state, found = fold([scored(2 + i, 1 + i, decided("chat", name_of[model]), value)], state)
+            value, model, category = rng.random(), rng.choice(MODELS), rng.choice(("chat", "code"))
+            tried = {"error": 0, "observe_us": 1, "output_tokens": rng.randint(1, 900), "latency_s": rng.random()}
+            tried |= {"cost_usd": rng.random() / 100, "computed_usd": 0.003}
+            after = record(1 + i, signals((name_of[model], "eval_score", value)), {name_of[model] + "\x1f": tried})
+            body = {"decision": decided(cat_of[category], name_of[model]), "before": None, "after": after}
+            state, found = fold([event(2 + i, body)], state)
             assert not found
-        return {model: candidate.propensity for model, candidate in share_at_mean(view_of(state)).items()}
+        snapshot = Snapshot(state, None)
+        return {
+            (category, model): share_at_mean(snapshot.view(cat_of[category]))[name_of[model]].propensity
+            for category in cat_of
+            for model in arms
+        }
 
-    base = shares(prices, list(MODELS), {name: name for name in MODELS})
-    other = shares(renamed, [called[name] for name in order], called)
-    assert {called[name]: share for name, share in base.items()} == pytest.approx(other, abs=1e-8)
+    same = {name: name for name in (*MODELS, "chat", "code")}
+    base = shares(list(MODELS), ["chat", "code"], same, {"chat": "chat", "code": "code"})
+    cats = ["code", "chat"] if turned else ["chat", "code"]
+    other = shares(order, cats, dict(zip(MODELS, names, strict=True)), dict(zip(("chat", "code"), places, strict=True)))
+    assert base == pytest.approx(other, abs=1e-9)

@@ -5,19 +5,29 @@ import random
 
 import numpy as np
 import pytest
-from core_logs import MODELS, PRICES, category_entry, config_event, decided, document, event, fold, model_entry, record, scored
+from core_logs import MODELS, category_entry, config_event, decided, document, fold, scored
 from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
+from mixed_worlds import CHAT, believed
 from numpy.typing import NDArray
 
-from banditroute.core.consumption import LATENCY_WEIGHT, TOKEN_WEIGHT, consumption
-from banditroute.core.evidence import Cell, Usage, add_reward, add_usage, empty_cell, usage_of
+from banditroute.core.evidence import Cell, add_reward, empty_cell
 from banditroute.core.fold import VARIANCES_EVERY, State, learn
 from banditroute.core.mixed import Belief, Outlook
-from banditroute.core.pool import ABILITY, CENTRE_VARIANCE, COST_WEIGHT, DIFFICULTY, MIN_NOISE, START, START_NOISE, START_SPREAD
-from banditroute.core.posterior import PRIOR_NOISE, RIDGE, Arms, arms, stddevs
-from banditroute.core.settings import CategorySettings, ModelSettings, Prior, parse_shared
+from banditroute.core.pool import (
+    ABILITY,
+    CENTRE_VARIANCE,
+    DIFFICULTY,
+    MIN_NOISE,
+    PRIOR_NOISE,
+    PRIOR_SIZE,
+    START_NOISE,
+    START_SPREAD,
+    Pooled,
+)
+from banditroute.core.posterior import LOOKAHEAD, RIDGE, Arms, stddevs
+from banditroute.core.settings import CategorySettings, Prior, parse_shared
 from banditroute.snapshot import Snapshot
 
 ALONE = CENTRE_VARIANCE + DIFFICULTY + ABILITY + START_SPREAD
@@ -44,18 +54,20 @@ def one(
     *,
     factor: float = 1.0,
     noise: float = START_NOISE,
+    trust: float = 1.0,
     mean: float = 0.5,
     variance: float = ALONE,
     prior: Prior | None = None,
-    settings: CategorySettings | None = None,
+    settings: CategorySettings = CHAT,
 ) -> Arms:
-    """A category of a single arm."""
-    return arms(
+    """A category of a single arm; of others nothing more is to be learned."""
+    before = outlook([mean], np.array([[variance]]))
+    return believed(
         [cell],
         factor=factor,
-        settings=settings or category(),
-        noises=[noise],
-        outlook=outlook([mean], np.array([[variance]])),
+        settings=settings,
+        known=[Pooled(noise, trust)],
+        outlook=before,
         priors=[prior],
     )
 
@@ -68,7 +80,8 @@ def test_shrinkage_by_hand() -> None:
     assert found.belief.mean[0] == pytest.approx(0.72584, abs=1e-5)
     assert found.belief.covariance[0][0] == pytest.approx(1 / precision, rel=1e-14)
     assert stddevs(found.belief) == [pytest.approx(math.sqrt(1 / precision))]
-    assert found.sizes == (4.0,)
+    assert list(found.sizes) == [4.0]
+    assert found.later[0][0] == pytest.approx(1 / (precision + LOOKAHEAD / 0.06), rel=1e-14)
 
 
 def test_forgetting_and_the_cap_scale_evidence_when_it_is_read() -> None:
@@ -89,7 +102,7 @@ def test_a_prior_from_a_file_counts_as_so_many_observations(features: dict[str, 
     precision = 1 / 0.03 + 20 / 0.05
     assert found.belief.mean[0] == pytest.approx((0.4 / 0.03 + 0.9 * 20 / 0.05) / precision, rel=1e-12)
     assert found.belief.covariance[0][0] == pytest.approx(1 / precision, rel=1e-12)
-    assert found.sizes == (0.0,)
+    assert list(found.sizes) == [0.0]
     # Twenty observations of that mean would say the same.
     seen = one(cell_of(*[0.9] * 20), noise=0.05, mean=0.4, variance=0.03)
     assert seen.belief.mean[0] == pytest.approx(found.belief.mean[0], rel=1e-12)
@@ -125,6 +138,17 @@ def test_values_that_never_vary_make_no_prior_of_another_category_certain() -> N
     assert state.pool.of("ant").noise < 0.001
     belief = Snapshot(state, None).view("code").beliefs.belief
     assert min(stddevs(belief)) > 0.95 * math.sqrt(0.02 / 25.0)
+
+
+@pytest.mark.parametrize(
+    ("size", "trust", "worth"), [(PRIOR_SIZE, 1.0, 25.0), (400.0, 1.0, 25.0), (400.0, 0.1, 2.5), (8.0, 0.1, 0.8)]
+)
+def test_a_prior_is_worth_no_more_than_so_much_and_as_it_is_trusted(size: float, trust: float, worth: float) -> None:
+    found = one(cell_of(0.5, 0.5), trust=trust, prior=Prior(0.9, size, None, None))
+    precision = 1 / ALONE + (2 + worth) / START_NOISE
+    assert found.belief.mean[0] == pytest.approx((0.5 / ALONE + (1.0 + 0.9 * worth) / START_NOISE) / precision, rel=1e-12)
+    assert found.belief.covariance[0][0] == pytest.approx(1 / precision, rel=1e-12)
+    assert found.later[0][0] == pytest.approx(1 / (precision + LOOKAHEAD / START_NOISE), rel=1e-12)
 
 
 # --- features --------------------------------------------------------------------------------------
@@ -186,27 +210,30 @@ def test_features_against_joint_bayesian_regression(count: int, features: int, m
         if prior is not None:
             ahead = np.eye(1, 1 + features)  # said of the mean context
             truth.observe(arm, ahead, np.array([0.7]), np.array([12.0]), max(PRIOR_NOISE, truth.noises[arm]))
-    found = arms(
-        cells,
-        factor=factor,
-        settings=category(),
-        noises=truth.noises,
-        outlook=outlook(truth.mean, truth.common),
-        priors=priors,
-    )
+    before = outlook(truth.mean, truth.common)
+    found = believed(cells, factor=factor, known=[Pooled(noise) for noise in truth.noises], outlook=before, priors=priors)
     mean_context = np.eye(1, 1 + features)[0]
     contexts = [mean_context, *[np.append(1.0, rng.normal(0, 2, features)) for _ in range(3)]]
     for z_ in contexts:
-        belief, expected = found.at(z_.tolist()), truth.at(z_)
+        (belief, later), expected = found.at(z_.tolist()), truth.at(z_)
         np.testing.assert_allclose(belief.mean, expected.mean, rtol=0, atol=1e-9)
         np.testing.assert_allclose(belief.covariance, expected.covariance, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(found.belief.mean, found.at(mean_context.tolist()).mean, rtol=0, atol=1e-15)
+        assert np.linalg.eigvalsh(later).min() > 0.0
+        assert np.linalg.eigvalsh(belief.covariance - later).min() > -1e-12
+    np.testing.assert_allclose(found.belief.mean, found.at(mean_context.tolist())[0].mean, rtol=0, atol=1e-15)
+    # What more looks at the mean context would leave there.
+    for arm in range(count):
+        truth.observe(arm, np.eye(1, 1 + features), np.zeros(1), np.array([LOOKAHEAD]), truth.noises[arm])
+    for later in (found.later, found.at(mean_context.tolist())[1]):
+        np.testing.assert_allclose(later, truth.at(mean_context).covariance, rtol=0, atol=1e-9)
 
 
 def test_without_features_every_context_is_the_mean() -> None:
     found = one(cell_of(0.2, 0.9))
-    assert found.slopes == ()
-    assert found.at((1.0,)) is found.belief
+    assert found.slopes is None
+    belief, later = found.at((1.0,))
+    assert belief is found.belief
+    assert later is found.later
 
 
 @pytest.mark.parametrize("dimension", [2, 5, 17])
@@ -223,19 +250,16 @@ def test_no_context_makes_the_posterior_fail(dimension: int) -> None:
                 cell = add_reward(cell, z=z, before=(0.0, 0.0), after=(rng.random(), 1.0), weight=1.0, off_policy=False)
             cells.append(cell)
         noise = rng.choice((MIN_NOISE, 0.06))
-        found = arms(
-            cells,
-            factor=1.0,
-            settings=category(),
-            noises=[noise] * 2,
-            outlook=outlook([0.5, 0.5], np.array([[0.1, 0.06], [0.06, 0.1]])),
-            priors=[None] * 2,
-        )
+        before = outlook([0.5, 0.5], np.array([[0.1, 0.06], [0.06, 0.1]]))
+        found = believed(cells, known=[Pooled(noise)] * 2, outlook=before)
         for z in ([1.0, *[0.0] * (dimension - 1)], [1.0, *[10.0] * (dimension - 1)], [1.0, *[-1.0, 10.0] * 8][:dimension]):
-            belief = found.at(z)
+            belief, later = found.at(z)
             assert np.isfinite(belief.mean).all()
             assert np.isfinite(belief.covariance).all()
+            assert np.isfinite(later).all()
             assert (np.diagonal(belief.covariance) > 0.0).all()
+            assert (np.diagonal(later) > 0.0).all()
+            assert (np.diagonal(belief.covariance - later) >= 0.0).all()
 
 
 def test_features_in_a_wrong_unit_and_alike_still_answer() -> None:
@@ -251,7 +275,7 @@ def test_features_in_a_wrong_unit_and_alike_still_answer() -> None:
     assert not found
     beliefs = Snapshot(state, None).view("chat").beliefs
     for z in ((1.0, 0.0, 0.0, 0.0), (1.0, 1.0, 1.0, 1.0), (1.0, 10.0, -10.0, 3.0)):
-        belief = beliefs.at(z)
+        belief, _ = beliefs.at(z)
         assert (np.diagonal(belief.covariance) > 0.0).all()
         assert abs(belief.mean - 0.5).max() < 0.5
 
@@ -300,87 +324,3 @@ def test_a_category_without_feedback_of_its_own_is_not_moved_by_its_own_later() 
     assert after[0]["ant"][0] < before[0]["ant"][0]
     assert after[0]["bee"][0] < before[0]["bee"][0]  # the category may be hard
     assert after[1] == before[1]
-
-
-# --- tokens, cost, latency -------------------------------------------------------------------------
-
-
-def priced(attempt: dict[str, float], model: ModelSettings) -> dict[str, float]:
-    """The attempt as the engine hands it to the log: with what the price table asks for its tokens."""
-    if "input_tokens" not in attempt or "output_tokens" not in attempt:
-        return attempt
-    return attempt | {"computed_usd": model.list_cost_usd(attempt["input_tokens"], attempt["output_tokens"])}
-
-
-def used(price: str, *attempts: dict[str, float], weight: float = 1.0) -> Cell:
-    model = parse_shared(document({"chat": category_entry()})).models[price]
-    cell = empty_cell(1)
-    for values in attempts:
-        usage = usage_of(priced({"error": 0, "observe_us": 1} | values, model))
-        cell = add_usage(cell, before=(Usage(), False), after=usage, weight=weight)
-    return cell
-
-
-def test_tokens_cost_ratio_and_latency_by_hand() -> None:
-    one = {"input_tokens": 2000, "output_tokens": 500, "cost_usd": 0.006, "latency_s": 3.0}  # listed at .003
-    cell = used("ant", *[one] * 6)
-    pooled = START.newcomer._replace(latency_s=1.0)
-    use = consumption(cell, factor=1.0, settings=category(), pooled=pooled, prior=None)
-    assert use.input_tokens == pytest.approx((6 * 2000 + TOKEN_WEIGHT * 1000) / (6 + TOKEN_WEIGHT))
-    assert use.output_tokens == pytest.approx((6 * 500 + TOKEN_WEIGHT * 300) / (6 + TOKEN_WEIGHT))
-    assert use.cost_ratio == pytest.approx((6 * 2 + COST_WEIGHT) / (6 + COST_WEIGHT))
-    assert use.latency_s == pytest.approx((6 * 3.0 + LATENCY_WEIGHT * 1.0) / (6 + LATENCY_WEIGHT))
-    assert use.unpriced_usd == 0.0
-    alone = consumption(cell, factor=0.5, settings=category(), pooled=START.newcomer, prior=None)
-    assert alone.latency_s == pytest.approx(3.0)
-    prior = Prior(0.5, 1.0, 7000.0, 800.0)
-    fresh = consumption(empty_cell(1), factor=1.0, settings=category(), pooled=START.newcomer, prior=prior)
-    assert (fresh.input_tokens, fresh.output_tokens, fresh.cost_ratio, fresh.latency_s) == (7000.0, 800.0, 1.0, None)
-
-
-def test_latency_that_has_faded_away_is_forgotten() -> None:
-    cell = used("ant", {"latency_s": 3.0})
-    for factor in (0.0, 1e-300):
-        assert consumption(cell, factor=factor, settings=category(), pooled=START.newcomer, prior=None).latency_s is None
-        pooled = START.newcomer._replace(latency_s=2.0)
-        assert consumption(cell, factor=factor, settings=category(), pooled=pooled, prior=None).latency_s == 2.0
-
-
-def test_unpriced_models_cost_what_their_bills_say() -> None:
-    cell = used("cat", *[{"input_tokens": 10, "output_tokens": 10, "cost_usd": usd} for usd in (0.01, 0.03)])
-    use = consumption(cell, factor=0.5, settings=category(), pooled=START.newcomer, prior=None)
-    assert use.unpriced_usd == pytest.approx(0.02)
-    assert use.cost_ratio == 1.0
-
-
-def test_the_ratio_survives_a_price_change() -> None:
-    """Bills of .9 of the list price before and after it doubles: the ratio is .9 throughout, with nothing to relearn."""
-    old = parse_shared(document({"chat": category_entry()})).models["ant"]
-    new = old._replace(input_usd_per_token=2 * old.input_usd_per_token, output_usd_per_token=2 * old.output_usd_per_token)
-    cell = empty_cell(1)
-    for model in (old, new):
-        for _ in range(200):
-            billed = 0.9 * model.list_cost_usd(1000, 100)
-            attempt = {"error": 0, "input_tokens": 1000, "output_tokens": 100, "cost_usd": billed}
-            after = usage_of(priced(attempt, model))
-            cell = add_usage(cell, before=(Usage(), False), after=after, weight=1.0)
-    use = consumption(cell, factor=1.0, settings=category(), pooled=START.newcomer, prior=None)
-    assert use.cost_ratio == pytest.approx((0.9 * 400 + COST_WEIGHT) / (400 + COST_WEIGHT))
-
-
-def test_a_price_given_late_leaves_old_bills_out_of_the_ratio() -> None:
-    bills = {"ant\x1f": {"error": 0, "observe_us": 1, "input_tokens": 1000, "output_tokens": 500, "cost_usd": 0.002}}
-    free = {
-        name: model_entry(into=0.0 if name == "ant" else i, out=0.0 if name == "ant" else o) for name, (i, o) in PRICES.items()
-    }
-    state, _ = fold([config_event(1, document({"chat": category_entry()}, models=free))])
-    for i in range(50):
-        body = {"decision": decided("chat", "ant", cost_usd=0.0), "before": None, "after": record(1 + i, {}, bills)}
-        state, found = learn(state, event(2 + i, body))
-        assert not found
-    state, _ = learn(state, config_event(52, document({"chat": category_entry()})))  # now 1 and 2 USD: listed at .002 too
-    body = {"decision": decided("chat", "ant"), "before": None, "after": record(51, {}, bills)}
-    state, _ = learn(state, event(53, body))
-    cell = state.categories["chat"].cells["ant"]
-    use = consumption(cell, factor=1.0, settings=category(), pooled=START.newcomer, prior=None)
-    assert use.cost_ratio == pytest.approx(1.0)

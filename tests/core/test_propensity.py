@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.special import ndtr
 
 from banditroute.bench.propensity import Case, draw_z, plan_of, quadrature_errors, reference, run
+from banditroute.core import propensity
 from banditroute.core.policy import draw, keyed_draw
 from banditroute.core.propensity import NEGLIGIBLE, beats, integrate, thompson, with_floor
 
@@ -40,6 +44,97 @@ def test_the_benchmark_reports_what_it_measured() -> None:
 
 def test_a_million_draws() -> None:
     assert draw_z(1_000_000, seed=0) <= 4.0
+
+
+# --- each of the two rules, and where one takes over from the other ---
+
+EVEN, PANELS = 10**9, 0
+"""As `_MOST_STEPS`: even steps everywhere, or panels everywhere."""
+PLACES, WEIGHTS = np.polynomial.legendre.leggauss(16)
+
+
+def by_brute_force(case: Case) -> NDArray[np.float64]:
+    """Each arm's integral over panels of at most half of every arm's deviation: its sum is 1 to 1e-13."""
+    means, stddevs = np.array(case.means)[:, None], np.array(case.stddevs)[:, None]
+    low, high = (means - 8.5 * stddevs).max(), (means + 8.5 * stddevs).max()
+    edges = np.unique(np.clip(means + stddevs * np.arange(-8.5, 8.51, 0.5), low, high))
+    half = np.diff(edges)[:, None] / 2
+    z = ((edges[:-1, None] + half + half * PLACES).reshape(-1) - means) / stddevs
+    below, density = ndtr(z), np.exp(-z * z / 2) / math.sqrt(2 * math.pi) / stddevs
+    others = np.array([np.delete(below, i, axis=0).prod(axis=0) for i in range(len(z))])
+    found: NDArray[np.float64] = (density * others) @ (half * WEIGHTS).reshape(-1)
+    return found
+
+
+def even_steps(case: Case) -> float:
+    """How many even steps an arm the case would take."""
+    low, high = (max(m + side * 7 * s for m, s in zip(case.means, case.stddevs, strict=True)) for side in (-1, 1))
+    return (high - low) / 0.9 * math.sqrt(sum(1 / (s * s) for s in case.stddevs)) / len(case.means)
+
+
+def is_even(case: Case) -> bool:
+    """Whether the product takes even steps."""
+    gaps = np.diff(propensity._nodes(case.means, case.stddevs)[0])
+    return bool(np.ptp(gaps) < 1e-6 * gaps.mean())
+
+
+def shaped_case(rng: random.Random, count: int, shape: str, ratio: float) -> Case:
+    smallest = 10.0 ** rng.uniform(-4.0, -1.0)
+    stddevs = {
+        "any": [smallest * ratio ** rng.random() for _ in range(count)],
+        "one wide": [smallest] * (count - 1) + [smallest * ratio],
+        "one narrow": [smallest] + [smallest * ratio] * (count - 1),
+        "equal": [smallest] * count,
+    }[shape]
+    width = rng.choice((0.0, 0.3, 1.0, 3.0)) * rng.choice(stddevs)
+    return Case([rng.gauss(0.0, 1.0) * width for _ in stddevs], stddevs)
+
+
+@pytest.mark.parametrize("shape", ["any", "one wide", "one narrow", "equal"])
+def test_both_rules_against_brute_force(shape: str) -> None:
+    """3 to 20 arms, largest to smallest deviation from 1 to 1,000. Even steps keep the 1e-10 that their step is chosen for."""
+    rng = random.Random(3)
+    taken: Counter[bool] = Counter()
+    for i in range(540):
+        case = shaped_case(rng, 3 + i % 18, shape, 10.0 ** rng.uniform(0.0, 3.0))
+        even, truth = is_even(case), by_brute_force(case)
+        assert even == (even_steps(case) <= 32.0)
+        exact = integrate(np.array(case.means), np.array(case.stddevs))
+        np.testing.assert_allclose(exact, truth, rtol=0, atol=1e-10 if even else 1e-9)
+        np.testing.assert_allclose(thompson(case.means, case.stddevs), truth, rtol=0, atol=1e-8)
+        assert abs(float(exact.sum()) - 1.0) <= 1e-9
+        taken[even] += 1
+    assert taken[True] >= 100
+    assert taken[False] == 0 if shape == "equal" else taken[False] >= 100
+
+
+@pytest.mark.parametrize("shape", ["any", "one wide", "one narrow"])
+def test_where_one_rule_takes_over_both_are_exact(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a belief that moves across moves no propensity by more than that."""
+    rng = random.Random(4)
+    near: Counter[bool] = Counter()
+    while near.total() < 200:
+        case = shaped_case(rng, rng.randint(3, 20), shape, 10.0 ** rng.uniform(0.0, 3.0))
+        if not 26.0 <= even_steps(case) <= 40.0:
+            continue
+        near[is_even(case)] += 1
+        truth = by_brute_force(case)
+        for steps, error in ((EVEN, 1e-10), (PANELS, 1e-9)):
+            with monkeypatch.context() as patch:
+                patch.setattr(propensity, "_MOST_STEPS", steps)
+                assert is_even(case) == (steps == EVEN)
+                exact = integrate(np.array(case.means), np.array(case.stddevs))
+            np.testing.assert_allclose(exact, truth, rtol=0, atol=error)
+    assert min(near[True], near[False]) >= 40
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 10, 20])
+@pytest.mark.parametrize("ratio", [1.0, 3.0, 30.0, 1000.0])
+def test_equal_arms_beside_one_of_another_deviation_share_alike(count: int, ratio: float) -> None:
+    for other in (0.01 * ratio, 0.01 / ratio):
+        exact = integrate(np.full(count, 0.5), np.array([*[0.01] * (count - 1), other]))
+        np.testing.assert_allclose(exact[:-1], np.full(count - 1, exact[0]), rtol=0, atol=1e-14)
+        assert abs(float(exact.sum()) - 1.0) <= 1e-9
 
 
 @pytest.mark.parametrize("count", [3, 5, 10, 16, 20, 21, 50, 100, 256])

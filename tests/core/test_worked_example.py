@@ -6,10 +6,12 @@ import math
 
 import numpy as np
 import pytest
+from mixed_worlds import Seen, believed, differences
 
-from banditroute.core.mixed import Fit, contrasts, posterior
-from banditroute.core.policy import pays
-from banditroute.core.pool import START, START_NOISE, START_SPREAD
+from banditroute.core.mixed import Fit
+from banditroute.core.policy import looks_left, outline
+from banditroute.core.pool import START, START_NOISE, START_SPREAD, Pooled
+from banditroute.core.posterior import LOOKAHEAD
 from banditroute.core.propensity import thompson
 
 
@@ -18,16 +20,27 @@ def test_the_worked_example() -> None:
     outlook = Fit(START, ["A", "B"]).outlook("only", ("A", "B"))
     assert outlook.mean == pytest.approx([0.5, 0.5])
     assert np.linalg.inv(outlook.precision) == pytest.approx(np.array([[0.1402, 0.085], [0.085, 0.1402]]))
-    n, mean = np.array([4.0, 1.0]), np.array([0.8, 0.5])
-    belief = posterior(outlook, precision=n / START_NOISE, moment=n * mean / START_NOISE)
+    # There is no other category whose looks could tell anything.
+    assert LOOKAHEAD == 4.0
+    ahead = Fit(START, ["A", "B"], looks=LOOKAHEAD, arms={"only": ["A", "B"]}).outlook("only", ("A", "B"))
+    np.testing.assert_allclose(ahead.precision, outlook.precision, rtol=1e-12)
+    cells = [Seen(4.0, 0.8).cell, Seen(1.0, 0.5).cell]
+    found = believed(cells, outlook=outlook, ahead=ahead, known=[Pooled(START_NOISE)] * 2)
+    belief, later = found.belief, found.later
     assert belief.mean == pytest.approx([0.762, 0.564], abs=5e-4)
     assert belief.covariance == pytest.approx(np.array([[0.0131, 0.0032], [0.0032, 0.0366]]), abs=5e-5)
-    variances, differences = contrasts(belief.covariance)
-    difference = float(differences[0, 1])
+    difference = float(differences(belief.covariance)[0, 1])
     assert difference == pytest.approx(0.0433, abs=5e-5)
-    assert variances == pytest.approx([0.0216, 0.0216], abs=5e-5)
     gap = float(belief.mean[0] - belief.mean[1])
+    assert gap == pytest.approx(0.198, abs=5e-4)
     assert gap / math.sqrt(difference) == pytest.approx(0.952, abs=5e-4)
     assert START_NOISE / difference == pytest.approx(1.4, abs=0.05)
-    assert pays(gap, difference, noise=START_NOISE, horizon=500)
-    assert thompson(belief.mean.tolist(), np.sqrt(variances).tolist())[0] == pytest.approx(0.830, abs=5e-4)
+    assert looks_left(gap, difference, noise=START_NOISE, horizon=500) == pytest.approx(46.5, abs=0.05)
+    assert later == pytest.approx(np.array([[0.0069, 0.0005], [0.0005, 0.0106]]), abs=5e-5)
+    left = float(differences(later)[0, 1])
+    assert left == pytest.approx(0.0165, abs=5e-5)
+    assert difference - left == pytest.approx(0.0267, abs=5e-5)
+    spread = outline(belief, later).spread
+    assert np.square(spread) == pytest.approx([0.0134, 0.0134], abs=5e-5)
+    assert thompson(belief.mean.tolist(), spread)[0] == pytest.approx(0.887, abs=5e-4)
+    assert thompson([gap, 0.0], spread)[0] == pytest.approx(0.5 * math.erfc(-gap / math.sqrt(2 * (difference - left))), abs=1e-9)

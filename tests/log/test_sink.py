@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ CANDIDATES = (
     Candidate("a", None, 0.8, 0.05, 0.002, 0.7, 1.0),
     Candidate("b", Exclusion.TAG_MISSING, 0.6, 0.2, 0.001, 0.55, 0.0),
 )
-PLAN = Plan(("a",), (1.0,), CANDIDATES[:1], CANDIDATES, (0.002,), (1.0,))
+PLAN = Plan(("a",), (1.0,), CANDIDATES[:1], CANDIDATES, (0.002,), (1.0,), (math.inf,))
 
 
 def row(number: int, query: RouteQuery | None = None, time_ms: int = NOW_MS) -> SinkRow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -28,7 +29,7 @@ from banditroute.server.port import EnginePort
 CHEAP = Candidate("cheap", None, 0.7, 0.05, 0.001, 0.65, 0.75)
 DEAR = Candidate("dear", None, 0.9, 0.02, 0.02, 0.6, 0.25)
 BARRED = Candidate("barred", Exclusion.TAG_MISSING, 0.8, 0.1, 0.01, 0.5, 0.0)
-PLAN = Plan(("cheap", "dear"), (0.75, 0.25), (CHEAP, DEAR), (DEAR, CHEAP, BARRED), (0.001, 0.02), (0.75, 0.25))
+PLAN = Plan(("cheap", "dear"), (0.75, 0.25), (CHEAP, DEAR), (DEAR, CHEAP, BARRED), (0.001, 0.02), (0.75, 0.25), (math.inf, 3.0))
 ARMS = (
     ArmReport("cheap", 0.7, 0.05, 0.001, 1.5, 0.65, 0.75, 12.5, 20, 1, 2),
     ArmReport("dear", 0.9, 0.02, 0.02, None, 0.6, 0.25, 3.0, 4, 0, 0),

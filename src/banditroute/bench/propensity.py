@@ -90,7 +90,8 @@ def quadrature_errors(cases: int, seed: int) -> tuple[float, float]:
 def plan_of(shares: Sequence[float]) -> Plan:
     """A plan with these propensities and nothing else of note."""
     names = tuple(f"model-{i}" for i in range(len(shares)))
-    return Plan(names, tuple(shares), (), (), (0.0,) * len(shares), tuple(shares))
+    none = (0.0,) * len(shares)
+    return Plan(names, tuple(shares), (), (), none, tuple(shares), none)
 
 
 def draw_z(draws: int, seed: int) -> float:

@@ -1,15 +1,19 @@
-"""What a request costs and how long it takes: learned apart from quality, so that prices act at once."""
+"""What a request costs and how long it takes: learned apart from quality, so that prices act at once.
+
+Every quantity is a ratio to what was expected: tokens to the configuration's, bills to the price table, latency to the
+mean of all. It is pooled two ways, as quality is: what the model uses anywhere, times what the category's other models
+show that its requests use; the arm's own attempts pull away from that.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from banditroute.core.evidence import Cell
-from banditroute.core.pool import SEEN, Pooled, shrunk_ratio
+from banditroute.core.pool import USAGE_WEIGHT, Pool
 from banditroute.core.settings import CategorySettings, Prior
-
-TOKEN_WEIGHT, LATENCY_WEIGHT = 4.0, 4.0
-"""Pseudo-observations that pull an arm's learned tokens and latency to its prior's."""
+from banditroute.core.sights import FEWEST_TOKENS, SEEN
 
 
 class Consumption(NamedTuple):
@@ -22,28 +26,91 @@ class Consumption(NamedTuple):
     latency_s: float | None
 
 
-def consumption(cell: Cell, *, factor: float, settings: CategorySettings, pooled: Pooled, prior: Prior | None) -> Consumption:
-    """Learned tokens, cost ratio (reported to computed) and latency of one arm.
+class Usual(NamedTuple):
+    """What one arm is expected to use of one quantity before the category's own attempts. `open`: what the category's other arms
+    show has a say, and this arm has one."""
 
-    Tokens start from the prior's or the category's expectation, the ratio from the model's over all
-    categories. What the price table says costs nothing costs what its bills say (`unpriced_usd`).
+    amount: float
+    open: bool
+
+
+class Usuals(NamedTuple):
+    """By quantity, each arm's: tokens, bills over computed cost, seconds. All that nothing but a refit of the pool or a
+    configuration changes."""
+
+    input_tokens: Sequence[Usual]
+    output_tokens: Sequence[Usual]
+    cost: Sequence[Usual]
+    latency: Sequence[Usual] | None
+
+
+def usuals(settings: CategorySettings, pool: Pool, priors: Sequence[Prior | None]) -> Usuals:
+    """What the category's models are expected to use, in their order: the models' own ratios times what is expected.
+
+    A prior that states tokens stands for what the model's and the category's ratios would say.
     """
-    usage = cell.usage
-    tokens_in = settings.expected_input_tokens if prior is None or prior.input_tokens is None else prior.input_tokens
-    tokens_out = settings.expected_output_tokens if prior is None or prior.output_tokens is None else prior.output_tokens
-    latency = pooled.latency_s
-    if factor * usage.latency_n > SEEN:
-        pull = 0.0 if latency is None else LATENCY_WEIGHT
-        latency = (factor * usage.latency_s + pull * (latency or 0.0)) / (factor * usage.latency_n + pull)
-    return Consumption(
-        input_tokens=(factor * usage.input_tokens + TOKEN_WEIGHT * tokens_in) / (factor * usage.input_n + TOKEN_WEIGHT),
-        output_tokens=(factor * usage.output_tokens + TOKEN_WEIGHT * tokens_out) / (factor * usage.output_n + TOKEN_WEIGHT),
-        cost_ratio=shrunk_ratio(
-            reported=factor * usage.reported_usd,
-            computed=factor * usage.computed_usd,
-            count=factor * usage.cost_n,
-            prior=pooled.cost_ratio,
-        ),
-        unpriced_usd=usage.unpriced_usd / usage.unpriced_n if usage.unpriced_n > SEEN else 0.0,
-        latency_s=latency,
+    known = [pool.of(model) for model in settings.models]
+    into, out, common_s = settings.expected_input_tokens, settings.expected_output_tokens, pool.newcomer.latency_s
+    return Usuals(
+        [_tokens(prior and prior.input_tokens, into, model.input_ratio) for model, prior in zip(known, priors, strict=True)],
+        [_tokens(prior and prior.output_tokens, out, model.output_ratio) for model, prior in zip(known, priors, strict=True)],
+        [_open(model.cost_ratio) for model in known],
+        [_open(common_s if model.latency_s is None else model.latency_s) for model in known] if common_s else None,
     )
+
+
+def _tokens(stated: float | None, expected: float, ratio: float) -> Usual:
+    return _open(max(FEWEST_TOKENS, expected) * ratio) if stated is None else Usual(max(FEWEST_TOKENS, stated), open=False)
+
+
+def _open(amount: float) -> Usual:
+    return Usual(amount, open=amount > 0.0)  # beside a model that never takes any time, nothing is long or short
+
+
+def consumptions(cells: Sequence[Cell], *, factor: float, usuals: Usuals) -> list[Consumption]:
+    """What requests of a category use, in the order of `cells` and of the category's models.
+
+    What the price table says costs nothing costs what its bills say (`unpriced_usd`).
+
+    Args:
+        factor: what the cells' sums must be multiplied by to be worth what they are now.
+    """
+    in_n, in_tokens, out_n, out_tokens, cost_n, computed, reported, latency_n, latency_s, unpriced_n, unpriced_usd = zip(
+        *[cell.usage for cell in cells], strict=True
+    )
+    into = _two_way(factor, in_n, in_tokens, in_n, usuals.input_tokens)
+    out = _two_way(factor, out_n, out_tokens, out_n, usuals.output_tokens)
+    cost = _two_way(factor, cost_n, reported, computed, usuals.cost)
+    unpriced = [bills / count if count > SEEN else 0.0 for count, bills in zip(unpriced_n, unpriced_usd, strict=True)]
+    delay = [None] * len(cells) if usuals.latency is None else _two_way(factor, latency_n, latency_s, latency_n, usuals.latency)
+    return list(map(Consumption, into, out, cost, unpriced, delay))
+
+
+def _two_way(
+    factor: float, counts: Sequence[float], used: Sequence[float], units: Sequence[float], usuals: Sequence[Usual]
+) -> list[float]:
+    """What each arm uses per unit: its own, pulled to its usual times how far the category's other arms are off theirs.
+
+    An arm's own n attempts count n / (n + USAGE_WEIGHT). However many there were, another arm says no more than USAGE_WEIGHT
+    of them would: models differ in what they make of a category.
+    """
+    if not any(counts):
+        return [usual for usual, _ in usuals]
+    rows = []
+    all_said = all_voices = 0.0
+    for count, use, unit, (usual, is_open) in zip(counts, used, units, usuals, strict=True):
+        share = own = voice = said = 0.0
+        seen = factor * count
+        if seen > SEEN and unit > 0.0:
+            share = seen / (seen + USAGE_WEIGHT)
+            own = share * use / unit
+            if is_open:
+                voice, said = share, own / usual
+                all_voices += voice
+                all_said += said
+        rows.append((share, own, voice, said))
+    found = []
+    for (share, own, voice, said), (usual, is_open) in zip(rows, usuals, strict=True):
+        shift = (max(0.0, all_said - said) + 1.0) / (all_voices - voice + 1.0) if is_open else 1.0
+        found.append(own + (1.0 - share) * usual * shift)
+    return found

@@ -40,6 +40,9 @@ class Usage(NamedTuple):
     unpriced_usd: float = 0.0
 
 
+_NOT_USED = Usage()
+
+
 class Cell(NamedTuple):
     """One arm's evidence. With z = (1, standardised features), d = len(z) and w a decision's weight:
 
@@ -90,6 +93,12 @@ class Ageing(NamedTuple):
         """2^((place - relative_to) / half-life); 1 where nothing ages."""
         return 1.0 if self.half_life is None else exp2((place - relative_to) / self.half_life)
 
+    def half_lives(self, place: int, *, ordinal: int, time_us: int) -> float:
+        """`place` in half-lives after what came as the `ordinal`-th, at `time_us`; 0 where nothing ages."""
+        if self.half_life_count is not None:
+            return (place - ordinal) / self.half_life_count
+        return 0.0 if self.half_life_us is None else (place - time_us) / self.half_life_us
+
     def forward_weight(self, *, position: int, ordinal: int, time_us: int, landmark: int) -> float:
         """The weight of a decision whose feedback first came at `position`, for sums made with `landmark`."""
         if position >= self.since:
@@ -118,20 +127,17 @@ def add_reward(
     Weight 0 stands for no reward. `weight` is the decision's forward weight.
     """
     (old_y, old_w), (new_y, new_w) = before, after
-    information, moment = cell.information, cell.moment
+    information, moment, square, usage, feedback_count, error_count, off_policy_count = cell
     mass = weight * (new_w - old_w)
     if mass != 0.0:
         terms = [mass * z_i * z_j for i, z_i in enumerate(z) for z_j in z[i:]]
         information = tuple([a + b for a, b in zip(information, terms, strict=True)])
     shift = weight * (new_w * new_y - old_w * old_y)
     moment = tuple([a + shift * z_i for a, z_i in zip(moment, z, strict=True)])
+    square += weight * (new_w * new_y * new_y - old_w * old_y * old_y)
     first = old_w == 0.0 < new_w
-    return cell._replace(
-        information=information,
-        moment=moment,
-        square=cell.square + weight * (new_w * new_y * new_y - old_w * old_y * old_y),
-        feedback_count=cell.feedback_count + first,
-        off_policy_count=cell.off_policy_count + (first and off_policy),
+    return Cell(
+        information, moment, square, usage, feedback_count + first, error_count, off_policy_count + (first and off_policy)
     )
 
 
@@ -144,34 +150,27 @@ def usage_of(attempt: Mapping[str, Any] | None) -> tuple[Usage, bool]:
         ValueError, KeyError: this is no attempt.
     """
     if attempt is None:
-        return Usage(), False
+        return _NOT_USED, False
     if attempt["error"] != ErrorKind.NONE:
-        return Usage(), True
-    values = {name: number(attempt[name], low=0.0, high=1e12) for name in attempt if name not in ("error", "observe_us")}
+        return _NOT_USED, True
+    values = {name: number(value, low=0.0, high=1e12) for name, value in attempt.items() if name not in ("error", "observe_us")}
     into, out = values.get("input_tokens"), values.get("output_tokens")
     cost, computed, latency = values.get("cost_usd"), values.get("computed_usd"), values.get("latency_s")
-    usage = Usage(
-        input_n=0.0 if into is None else 1.0,
-        input_tokens=into or 0.0,
-        output_n=0.0 if out is None else 1.0,
-        output_tokens=out or 0.0,
-        latency_n=0.0 if latency is None else 1.0,
-        latency_s=latency or 0.0,
-    )
-    if cost is not None and computed is not None:
-        if computed > 0.0:
-            usage = usage._replace(cost_n=1.0, computed_usd=computed, reported_usd=cost)
-        else:
-            usage = usage._replace(unpriced_n=1.0, unpriced_usd=cost)
-    return usage, False
+    tokens = 0.0 if into is None else 1.0, into or 0.0, 0.0 if out is None else 1.0, out or 0.0
+    took = 0.0 if latency is None else 1.0, latency or 0.0
+    if cost is None or computed is None:
+        return Usage(*tokens, 0.0, 0.0, 0.0, *took, 0.0, 0.0), False
+    if computed > 0.0:
+        return Usage(*tokens, 1.0, computed, cost, *took, 0.0, 0.0), False
+    return Usage(*tokens, 0.0, 0.0, 0.0, *took, 1.0, cost), False
 
 
 def add_usage(cell: Cell, *, before: tuple[Usage, bool], after: tuple[Usage, bool], weight: float) -> Cell:
     """The cell after one attempt's (usage, failed) went from `before` to `after`."""
-    return cell._replace(
-        usage=Usage(*[total + weight * (new - old) for total, old, new in zip(cell.usage, before[0], after[0], strict=True)]),
-        error_count=cell.error_count + after[1] - before[1],
-    )
+    (old, had_failed), (new, has_failed) = before, after
+    information, moment, square, usage, feedback_count, error_count, off_policy_count = cell
+    usage = Usage._make([total + weight * (b - a) for total, a, b in zip(usage, old, new, strict=True)])
+    return Cell(information, moment, square, usage, feedback_count, error_count + has_failed - had_failed, off_policy_count)
 
 
 def standardised(raw: Mapping[str, float], features: Sequence[Feature]) -> tuple[float, ...]:

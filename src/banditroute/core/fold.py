@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from banditroute.core.errors import FoldHalted
 from banditroute.core.evidence import (
     REBASE_HALF_LIVES,
@@ -25,9 +27,11 @@ from banditroute.core.evidence import (
     standardised,
     usage_of,
 )
-from banditroute.core.pool import START, Pool, Sight, refresh_means, refresh_variances
+from banditroute.core.numerics import exp2, exp2s
+from banditroute.core.pool import START, Pool, refresh_means, refresh_variances
 from banditroute.core.reward import SEPARATOR, fuse
 from banditroute.core.settings import EMPTY, Feature, SharedSettings, number, parse_shared
+from banditroute.core.sights import Columns
 from banditroute.core.types import Event, EventKind, Transition
 
 FOLD_VERSION = 1
@@ -35,7 +39,8 @@ FOLD_VERSION = 1
 
 MEANS_EVERY, VARIANCES_EVERY = 64, 1024
 YOUNG, MEANS_EVERY_YOUNG = 1024, 8
-"""Up to this position everything is news: means are refreshed more often, variances at 8, 16, 32 ... 512."""
+"""Up to this position everything is news: means are refreshed more often, variances at 8, 16, 32 ... 512. A configuration
+refreshes both, since it may bring priors."""
 OVERRIDABLE = ("cost_weight", "latency_weight")
 MAX_WEIGHT = 100.0
 _BAD_EVENT = (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError)
@@ -82,8 +87,12 @@ INITIAL = State(0, b"", 0, 0, {}, EMPTY, {}, {}, START, {}, 0, 0, 0)
 _NEVER_FED = CategoryState({}, {}, 0, 0, (), Ageing(None, None), 0)
 
 
-def learn(state: State, event: Event) -> tuple[State, tuple[Transition, ...]]:
+def learn(state: State, event: Event, columns: Columns | None = None) -> tuple[State, tuple[Transition, ...]]:
     """The state after `event`, and what the journal should keep of it.
+
+    Args:
+        columns: the caller's, used for one event after the other, so that refits read only what changed since the
+            last one. The result is the same without.
 
     Raises:
         FoldHalted: the event is of a kind, or of a fold version, that this version does not know; the
@@ -104,29 +113,32 @@ def learn(state: State, event: Event) -> tuple[State, tuple[Transition, ...]]:
         after = base._replace(skipped_count=base.skipped_count + 1)
         body = {"event_kind": event.kind, "reason": f"{type(error).__name__}: {str(error)[:200]}"}
         transitions = (Transition(event.position, 1, now, "event_skipped", body),)
-    if event.position % (MEANS_EVERY if event.position > YOUNG else MEANS_EVERY_YOUNG) == 0:
-        after = after._replace(pool=_refreshed(after, event.position))
+    configured = event.kind == EventKind.CONFIG
+    if configured or event.position % (MEANS_EVERY if event.position > YOUNG else MEANS_EVERY_YOUNG) == 0:
+        after = after._replace(pool=_refreshed(after, columns or Columns(), configured=configured))
     return after, transitions
 
 
-def _refreshed(state: State, position: int) -> Pool:
-    sights = [
-        Sight(name, model, cell, factor)
-        for name, category in sorted(state.categories.items())
-        if name in state.settings.categories
-        for factor in (present_factor(state, category),)
-        for model, cell in sorted(category.cells.items())
-    ]
-    pool = refresh_means(state.pool, sights)
-    # Variances: at powers of two while young (8, 16 ... 512), then every 1,024.
-    young = position < VARIANCES_EVERY and position & (position - 1) == 0
-    return refresh_variances(pool, sights) if young or position % VARIANCES_EVERY == 0 else pool
+def _refreshed(state: State, columns: Columns, *, configured: bool) -> Pool:
+    live = {name: category for name, category in sorted(state.categories.items()) if name in state.settings.categories}
+    factors = exp2s(np.array([_half_lives(state, category) for category in live.values()]))
+    with np.errstate(all="ignore"):  # as Python's own arithmetic
+        sights = columns.look(state.settings, {name: category.cells for name, category in live.items()}, factors)
+        pool = refresh_means(state.pool, sights)
+        # Variances: at powers of two while young (8, 16 ... 512), then every 1,024.
+        young = state.position < VARIANCES_EVERY and state.position & (state.position - 1) == 0
+        due = configured or young or state.position % VARIANCES_EVERY == 0
+        return refresh_variances(pool, sights) if due else pool
+
+
+def _half_lives(state: State, category: CategoryState) -> float:
+    """From now to the landmark: below 0, as that is past."""
+    return category.ageing.half_lives(category.landmark, ordinal=category.ordinal, time_us=state.append_time_us)
 
 
 def present_factor(state: State, category: CategoryState) -> float:
     """What a category's sums must be multiplied by to be worth what they are now."""
-    now = category.ageing.place(ordinal=category.ordinal, time_us=state.append_time_us)
-    return category.ageing.weight(category.landmark, relative_to=now)
+    return exp2(_half_lives(state, category))
 
 
 # --- configuration ---------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ the fold's state, never part of it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -31,6 +32,9 @@ from banditroute.core.pool import ABILITY, CENTRE, CENTRE_VARIANCE, DIFFICULTY, 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
 
+LEAST_VARIANCE = 1e-7
+_NO_CELLS: Mapping[str, tuple[float, float]] = {}
+
 
 class Outlook(NamedTuple):
     """What is expected of a category's models before its own evidence: N(mean, precision^-1)."""
@@ -40,22 +44,40 @@ class Outlook(NamedTuple):
 
 
 class Fit:
-    """All outlooks at one refresh of the pool; each is worked out when first asked for."""
+    """All outlooks at one refresh of the pool; each is worked out when first asked for.
 
-    def __init__(self, pool: Pool, models: Sequence[str]) -> None:
+    With `looks` above 0 they are those that so many more observations of each arm, by category in `arms`, would leave:
+    the precisions are right, the means are not to be used.
+    """
+
+    def __init__(
+        self, pool: Pool, models: Sequence[str], *, looks: float = 0.0, arms: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
         self.pool = pool
-        self._place = {model: i for i, model in enumerate(models)}
+        self._place = place = {model: i for i, model in enumerate(models)}
         count = len(models)
         # (ability I + centre 1 1^T)^-1, by Sherman and Morrison.
-        spread = CENTRE_VARIANCE / (ABILITY * (ABILITY + count * CENTRE_VARIANCE))
-        self._information: Matrix = np.eye(count) / ABILITY - spread
-        self._moment: Vector = np.zeros(count)
-        self._own: dict[str, tuple[Matrix, Vector]] = {}
-        for category, seen in pool.cells.items():
-            own = _category_information(seen, self._place)
-            self._own[category] = own
-            self._information += own[0]
-            self._moment += own[1]
+        shared = CENTRE_VARIANCE / (ABILITY * (ABILITY + count * CENTRE_VARIANCE))
+        self._information: Matrix = np.eye(count) / ABILITY - shared
+        cells = dict(sorted({**dict.fromkeys(arms or (), _NO_CELLS), **pool.cells}.items()))  # whatever order the document has
+        self._row = {category: k for k, category in enumerate(cells)}
+        row = np.repeat(np.arange(len(cells)), [len(seen) for seen in cells.values()])
+        at = [place.get(model, count) for seen in cells.values() for model in seen]  # one column more takes those not asked for
+        pairs = itertools.chain.from_iterable(pair for seen in cells.values() for pair in seen.values())
+        table = np.zeros((2, len(cells), count + 1))
+        table[:, row, at] = np.fromiter(pairs, dtype=np.float64, count=2 * len(at)).reshape(-1, 2).T
+        precision = table[0, :, :count]
+        gaps = np.where(precision > 0.0, table[1, :, :count] - CENTRE, 0.0)
+        for category, names in (arms or {}).items():
+            columns = [place[model] for model in names]
+            precision[self._row[category], columns] += [looks / pool.of(model).noise for model in names]
+        self._weights: Matrix = precision / (1.0 + pool.spread * precision)
+        self._totals: Vector = 1.0 / DIFFICULTY + self._weights.sum(axis=1)
+        weighted = self._weights * gaps
+        self._moments: Matrix = weighted - self._weights * (weighted.sum(axis=1) / self._totals)[:, None]
+        self._information += np.diag(self._weights.sum(axis=0))
+        self._information -= (self._weights / self._totals[:, None]).T @ self._weights
+        self._moment: Vector = self._moments.sum(axis=0)
         self._outlooks: dict[tuple[str, tuple[str, ...]], Outlook] = {}
 
     def outlook(self, category: str, models: tuple[str, ...]) -> Outlook:
@@ -68,28 +90,17 @@ class Fit:
 
     def _work_out(self, category: str, models: tuple[str, ...]) -> Outlook:
         information, moment = self._information, self._moment
-        own = self._own.get(category)
-        if own is not None:
-            information, moment = information - own[0], moment - own[1]
+        k = self._row.get(category)
+        if k is not None:
+            weights = self._weights[k]
+            information = information - np.diag(weights) + np.outer(weights, weights) / self._totals[k]
+            moment = moment - self._moments[k]
         covariance = np.linalg.inv(information)
         at = [self._place[model] for model in models]
         mean = CENTRE + (covariance @ moment)[at]
         total = covariance[np.ix_(at, at)] + DIFFICULTY
         total[np.diag_indices(len(at))] += self.pool.spread
         return Outlook(mean, np.linalg.inv(total))
-
-
-def _category_information(seen: Mapping[str, tuple[float, float]], place: Mapping[str, int]) -> tuple[Matrix, Vector]:
-    """A_k and A_k (y_k - centre), over all models; `seen` gives (weight, mean) per model."""
-    count = len(place)
-    weights, gaps = np.zeros(count), np.zeros(count)
-    for model, (weight, mean) in seen.items():
-        if model in place:
-            weights[place[model]], gaps[place[model]] = weight, mean - CENTRE
-    total = 1.0 / DIFFICULTY + weights.sum()
-    weighted = weights * gaps
-    moment = weighted - weights * (weighted.sum() / total)
-    return np.diag(weights) - np.outer(weights, weights) / total, moment
 
 
 class Belief(NamedTuple):
@@ -99,35 +110,21 @@ class Belief(NamedTuple):
     covariance: Matrix
 
 
-def posterior(outlook: Outlook, *, precision: Vector, moment: Vector) -> Belief:
-    """The outlook with the category's own evidence.
-
-    Args:
-        precision: n / sigma^2 per model, pseudo-observations of priors included, shape (K,).
-        moment: S / sigma^2 likewise, shape (K,).
-    """
-    total = outlook.precision.copy()
-    total[np.diag_indices(len(precision))] += precision
-    covariance: Matrix = np.linalg.inv(total).astype(np.float64, copy=False)
-    return Belief(covariance @ (outlook.precision @ outlook.mean + moment), covariance)
-
-
-def contrasts(covariance: Matrix) -> tuple[Vector, Matrix]:
-    """Independent variances that reproduce the variances of the differences between arms as well as can be.
+def contrasts(covariance: Matrix) -> list[float]:
+    """Independent variances d, shape (K,), that reproduce the variances of the differences between arms as well as can be.
 
     D_ij = V_ii + V_jj - 2 V_ij is what comparing i and j is unsure of. With d_i + d_j = D_ij on average over j:
     d_i = (sum_j D_ij - sum D / (2 (K - 1))) / (K - 2), floored at 1e-7; for K = 2, half of D_12 each. What moves
     all arms alike (the category's difficulty) cancels, and does not widen exploration.
-
-    Returns:
-        d, shape (K,), and D, shape (K, K).
     """
-    diagonal = np.diagonal(covariance)
-    differences = diagonal[:, None] + diagonal[None, :] - 2.0 * covariance
-    count = len(diagonal)
+    rows: list[list[float]] = covariance.tolist()
+    count = len(rows)
+    own = [row[i] for i, row in enumerate(rows)]
     if count == 1:
-        return np.maximum(diagonal, 1e-7), differences
+        return [max(own[0], LEAST_VARIANCE)]
+    total = sum(own)
+    sums = [count * variance + total - 2.0 * sum(row) for variance, row in zip(own, rows, strict=True)]
     if count == 2:
-        return np.full(2, max(differences[0, 1] / 2.0, 1e-7)), differences
-    sums = differences.sum(axis=1)
-    return np.maximum((sums - sums.sum() / (2.0 * (count - 1))) / (count - 2), 1e-7), differences
+        return [max(each / 2.0, LEAST_VARIANCE) for each in sums]
+    common = sum(sums) / (2.0 * (count - 1))
+    return [max((each - common) / (count - 2), LEAST_VARIANCE) for each in sums]

@@ -1,13 +1,16 @@
 """Arithmetic that gives the same bits on every run of one build: no BLAS, no libm transcendentals.
 
 IEEE 754 fixes +, -, *, / and sqrt to the last bit; scaling by a power of two is exact. The fold uses
-nothing else.
+nothing else. NumPy is used element by element only, which rounds as Python does.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 _LN2 = 0.6931471805599453
 _SQRT_HALF = 0.7071067811865476
@@ -23,6 +26,7 @@ def _exp2_coefficients() -> tuple[float, ...]:
 
 
 _EXP2 = _exp2_coefficients()
+_FAR_BELOW, _FAR_ABOVE = -1081.0, 2000.0
 _LOST = 1e-14  # of a diagonal element: a pivot as small is rounding, for d up to 17 and more
 
 
@@ -59,6 +63,35 @@ def log(x: float) -> float:
     for k in range(_LOG_TERMS, -1, -1):
         total = total * square + 1.0 / (2 * k + 1)
     return exponent * _LN2 + 2.0 * ratio * total
+
+
+def exp2s(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`exp2` of each element, to the same bits; infinite above the range of float."""
+    whole = np.floor(x + 0.5)
+    fraction = x - whole
+    total = np.zeros_like(x)
+    for coefficient in _EXP2:
+        total = total * fraction + coefficient
+    return np.ldexp(total, np.clip(whole, _FAR_BELOW, _FAR_ABOVE).astype(np.int32))
+
+
+def logs(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`log` of each element, to the same bits.
+
+    Raises:
+        ValueError: one is not above 0 and finite.
+    """
+    if not np.all((x > 0.0) & (x < np.inf)):
+        raise ValueError("log of a number that is not above 0 and finite")
+    mantissa, exponent = np.frexp(x)
+    low = mantissa < _SQRT_HALF
+    mantissa, exponent = np.where(low, 2.0 * mantissa, mantissa), exponent - low
+    ratio = (mantissa - 1.0) / (mantissa + 1.0)
+    square, total = ratio * ratio, np.zeros_like(x)
+    for k in range(_LOG_TERMS, -1, -1):
+        total = total * square + 1.0 / (2 * k + 1)
+    result: NDArray[np.float64] = exponent * _LN2 + 2.0 * ratio * total
+    return result
 
 
 def packed_size(dimension: int) -> int:

@@ -6,8 +6,8 @@ draws from those probabilities, so that the logged propensity is exact by constr
 
 Expected utility = quality - cost_weight * c - latency_weight * latency / latency_reference, where c is
 cost / cost_reference, or its logarithmic counterpart (`scaled_cost`). Among the arms whose exploration still
-pays (`pays`), the policy draws utilities from independent normals N(utility, d), with the variances d of
-`mixed.contrasts`; the others get the floor. Cost and latency enter by their expectation.
+pays (`looks_left`), the policy draws utilities from independent normals around them, as wide as what the next looks can tell
+(`outline`); the others get the floor. Cost and latency enter by their expectation.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ from banditroute.core.consumption import Consumption
 from banditroute.core.eligibility import exclusion
 from banditroute.core.errors import NoEligibleModel
 from banditroute.core.evidence import standardised
-from banditroute.core.mixed import Belief, contrasts
+from banditroute.core.mixed import Belief, Matrix, contrasts
 from banditroute.core.posterior import Arms, stddevs
 from banditroute.core.propensity import thompson, with_floor
 from banditroute.core.settings import CategorySettings, ModelSettings
 from banditroute.core.types import Candidate, Plan, Reason, RouteQuery
 
 LOG_COST_STEEPNESS = 99.0
-EXPLORATION, EXPLORATION_LOOKS = 0.5, 30
-"""Draws of an arm that was judged so often are narrowed by this factor; none before that, so that no arm is
-given up unseen."""
+IN_FLIGHT_LOOK = 0.5
+"""What a decision in flight counts of a look: its feedback may be late, or never come."""
 _HOPELESS = 64.0  # z^2: beyond it no horizon is long enough
+_EQUAL, _LEAST_DIFFERENCE = 1e-9, 1e-14
 _SQRT_HALF = math.sqrt(0.5)
 _INV_SQRT_2PI = 1.0 / math.sqrt(2.0 * math.pi)
 PLAN_CACHE_SIZE = 16
+_NONE: Mapping[str, int] = {}
 
 
 class Weights(NamedTuple):
@@ -45,34 +46,34 @@ class Weights(NamedTuple):
 
 
 class Arm(NamedTuple):
-    """One arm at one state: what it can do and uses, and how often its model was looked at in any category."""
+    """One arm at one state: what it can do and what it uses."""
 
     model: ModelSettings
     consumption: Consumption
-    looks: float
 
 
 class Outline(NamedTuple):
     """The arms' qualities at one context, as the policy needs them: shapes (K,), (K,), (K,), (K, K).
 
-    `mean` and `stddev` are the posterior's; `spread` the independent sds of the draws, `gaps` D_ij, the variances
-    of the differences.
+    `mean`, `stddev` and `covariance` are the posterior's; `spread` the independent sds of the draws.
     """
 
     mean: Sequence[float]
     stddev: Sequence[float]
     spread: Sequence[float]
-    gaps: Sequence[Sequence[float]]
+    covariance: Matrix
 
 
-def outline(belief: Belief, looks: Sequence[float]) -> Outline:
-    """The belief as the policy needs it."""
-    variances, gaps = contrasts(belief.covariance)
-    spread = [
-        math.sqrt(variance) * (EXPLORATION if seen >= EXPLORATION_LOOKS else 1.0)
-        for variance, seen in zip(variances.tolist(), looks, strict=True)
-    ]
-    return Outline(belief.mean.tolist(), stddevs(belief), spread, gaps.tolist())
+def outline(belief: Belief, later: Matrix) -> Outline:
+    """The belief as the policy needs it.
+
+    Draws vary by what the next looks can tell, not by all that is unknown: by the variance that the posterior mean would
+    have after `LOOKAHEAD` more looks at every arm of every category, V - V' (preposterior analysis, Raiffa and
+    Schlaifer 1961, chapter 5). An arm that is hardly known gets nearly all of its variance, so none is given up unseen;
+    one whose noise hides what is left to learn gets little.
+    """
+    spread = [math.sqrt(told) for told in contrasts(belief.covariance - later)]
+    return Outline(belief.mean.tolist(), stddevs(belief), spread, belief.covariance)
 
 
 def scaled_cost(settings: CategorySettings, cost_usd: float) -> float:
@@ -84,9 +85,9 @@ def scaled_cost(settings: CategorySettings, cost_usd: float) -> float:
 
 
 class View:
-    """One category at one state: immutable but for a cache of plans, which a race can only fill twice."""
+    """One category at one state: immutable but for what is worked out when first asked for, which a race can only do twice."""
 
-    __slots__ = ("_mean_outline", "_plans", "_terms", "arms", "beliefs", "noises", "schema", "settings", "weights")
+    __slots__ = ("_mean_outline", "_plans", "arms", "beliefs", "noises", "schema", "settings", "weights")
 
     def __init__(self, settings: CategorySettings, weights: Weights, arms: Sequence[Arm], beliefs: Arms) -> None:
         self.settings = settings
@@ -94,55 +95,61 @@ class View:
         self.weights = weights
         self.arms = tuple(arms)
         self.beliefs = beliefs
-        self._mean_outline = outline(beliefs.belief, [arm.looks for arm in arms])
+        self._mean_outline: Outline | None = None
         self.noises: list[float] = beliefs.noises.tolist()
-        self._terms = tuple([self._terms_of(place, arm) for place, arm in enumerate(arms)])
         self._plans: dict[tuple[object, ...], Plan] = {}
 
-    def plan(self, query: RouteQuery) -> Plan:
+    def plan(self, query: RouteQuery, in_flight: Mapping[str, int] = _NONE) -> Plan:
         """Everything about the answer to `query` but the draw.
+
+        Args:
+            in_flight: by model, decisions of this category whose quality is not known yet.
 
         Raises:
             NoEligibleModel: no arm may serve; says why for each.
         """
-        features = query.features
-        if features:
-            return self._plan(query)
-        key = query[2:8]  # what can differ between two requests without features
+        plan = self._cached(query, ())
+        if in_flight:
+            awaited = [name for name, most in zip(plan.models, plan.patience, strict=True) if in_flight.get(name, 0) > most]
+            if awaited:
+                return self._cached(query, tuple(awaited))
+        return plan
+
+    def _cached(self, query: RouteQuery, awaited: tuple[str, ...]) -> Plan:
+        if query.features:
+            return self._plan(query, awaited)
+        key = (*query[2:8], awaited)  # what can differ between two requests without features
         plan = self._plans.get(key)
         if plan is None:
-            plan = self._plan(query)
+            plan = self._plan(query, awaited)
             if len(self._plans) >= PLAN_CACHE_SIZE:
                 self._plans = {}
             self._plans[key] = plan
         return plan
 
-    def _terms_of(self, place: int, arm: Arm) -> tuple[int, ModelSettings, str, float, float, float, float, float, float, float]:
-        """What `_plan` needs of an arm, looked up once: the last is what its latency takes from its utility, in
-        quality points; nothing while it is unknown."""
-        model, use, _ = arm
-        delay = self.weights.latency * use.latency_s / self.settings.latency_reference_s if use.latency_s is not None else 0.0
-        prices = model.input_usd_per_token, model.output_usd_per_token
-        return place, model, model.name, use.input_tokens, use.output_tokens, *prices, use.cost_ratio, use.unpriced_usd, delay
-
     def outline(self, query: RouteQuery) -> Outline:
         """The arms' qualities at the query's context."""
         features = self.settings.features
-        if not features or not query.features:
-            return self._mean_outline
-        return outline(self.beliefs.at(standardised(query.features, features)), [arm.looks for arm in self.arms])
+        if features and query.features:
+            return outline(*self.beliefs.at(standardised(query.features, features)))
+        if self._mean_outline is None:
+            self._mean_outline = outline(self.beliefs.belief, self.beliefs.later)
+        return self._mean_outline
 
-    def _plan(self, query: RouteQuery) -> Plan:
+    def _plan(self, query: RouteQuery, awaited: Sequence[str]) -> Plan:
         settings, cost_weight = self.settings, self.weights.cost
         linear = settings.cost_scale == "linear"
         rate = cost_weight / settings.cost_reference_usd
         free = query[4:8] == _UNCONSTRAINED
         asked_in, asked_out = query.input_tokens, query.output_tokens
         seen = self.outline(query)
+        delay_weight = self.weights.latency / settings.latency_reference_s
         ranked = []
         excluded: dict[int, Candidate] = {}
         means, deviations = seen.mean, seen.stddev
-        for place, model, name, into, out, in_price, out_price, ratio, unpriced, delay in self._terms:
+        for place, (model, use) in enumerate(self.arms):
+            name, in_price, out_price, _, token_limit, _ = model
+            into, out, ratio, unpriced, latency = use
             if asked_in is not None:
                 into = asked_in
             if asked_out is not None:
@@ -150,8 +157,10 @@ class View:
             mean, stddev = means[place], deviations[place]
             computed = into * in_price + out * out_price
             cost = computed * ratio if computed > 0.0 else unpriced
-            worth = mean - (rate * cost if linear else cost_weight * scaled_cost(settings, cost)) - delay
-            if not free or model.context_token_limit is not None:
+            worth = mean - (rate * cost if linear else cost_weight * scaled_cost(settings, cost))
+            if latency is not None:
+                worth -= delay_weight * latency
+            if not free or token_limit is not None:
                 why = exclusion(model, query, input_tokens=into, output_tokens=out, expected_cost_usd=cost)
                 if why is not None:
                     excluded[place] = Candidate(name, why, mean, stddev, cost, worth, 0.0)
@@ -162,7 +171,12 @@ class View:
                 settings.name, {row.model: str(row.exclusion and row.exclusion.name) for row in excluded.values()}
             )
         ranked.sort()
-        pure = self._shares([-entry[0] for entry in ranked], [entry[1] for entry in ranked], seen)
+        worths, places = [-entry[0] for entry in ranked], [entry[1] for entry in ranked]
+        patience = self._patience(worths, places, seen)
+        tried = [i for i, entry in enumerate(ranked) if patience[i] >= 0.0 and entry[2] not in awaited]
+        pure = [0.0] * len(ranked)
+        for i, share in zip(tried, thompson([worths[i] for i in tried], [seen.spread[places[i]] for i in tried]), strict=True):
+            pure[i] = share
         shares = with_floor(pure, settings.propensity_floor)
         eligible = tuple(
             [
@@ -170,9 +184,7 @@ class View:
                 for (loss, _, name, mean, stddev, cost, _), share in zip(ranked, shares, strict=True)
             ]
         )
-        rows = dict(excluded)
-        for entry, candidate in zip(ranked, eligible, strict=True):
-            rows[entry[1]] = candidate
+        rows = excluded | dict(zip(places, eligible, strict=True))
         return Plan(
             models=tuple([entry[2] for entry in ranked]),
             propensities=tuple(shares),
@@ -180,37 +192,35 @@ class View:
             candidates=tuple([rows[place] for place in range(len(self.arms))]),
             computed_costs_usd=tuple([entry[6] for entry in ranked]),
             unfloored=tuple(pure),
+            patience=tuple([most if most >= 0.0 else math.inf for most in patience]),
         )
 
-    def _shares(self, worths: Sequence[float], places: Sequence[int], seen: Outline) -> list[float]:
-        """Thompson's shares among the arms whose exploration still pays; best first, as `places` are."""
-        best, noises = places[0], self.noises
-        horizon = self.settings.planning_horizon_count
-        top, differences = worths[0], seen.gaps[best]
-        open_arms = [0]
-        for i in range(1, len(places)):
-            place = places[i]
-            gap, difference = top - worths[i], max(differences[place], 1e-14)
-            if gap * gap <= _HOPELESS * difference and pays(gap, difference, noise=noises[place], horizon=horizon):
-                open_arms.append(i)
-        if len(open_arms) == 1:
-            return [1.0, *[0.0] * (len(places) - 1)]
-        shares = [0.0] * len(places)
-        drawn = thompson([worths[i] for i in open_arms], [seen.spread[places[i]] for i in open_arms])
-        for i, share in zip(open_arms, drawn, strict=True):
-            shares[i] = share
-        return shares
+    def _patience(self, worths: Sequence[float], places: Sequence[int], seen: Outline) -> list[float]:
+        """How many looks in flight each arm bears, best first, as `places` are; below 0: exploring it does not pay at all."""
+        noises, horizon, stddev = self.noises, self.settings.planning_horizon_count, seen.stddev
+        top, best = worths[0], places[0]
+        shared: list[float] = seen.covariance[best].tolist()
+        patience = [math.inf]
+        for worth, place in zip(worths[1:], places[1:], strict=True):
+            # What comparing the two is unsure of.
+            difference = stddev[best] * stddev[best] + stddev[place] * stddev[place] - 2.0 * shared[place]
+            gap, difference = top - worth, max(difference, _LEAST_DIFFERENCE)
+            left = -1.0
+            if gap * gap <= _HOPELESS * difference:
+                left = looks_left(gap, difference, noise=noises[place], horizon=horizon)
+            patience.append(left / IN_FLIGHT_LOOK)
+        return patience
 
 
 _UNCONSTRAINED = RouteQuery(category="")[4:8]
 
 
-def pays(gap: float, difference: float, *, noise: float, horizon: float) -> bool:
-    """Whether trying an arm once more can still pay within the horizon: psi(z) / z >= n / horizon.
+def looks_left(gap: float, difference: float, *, noise: float, horizon: float) -> float:
+    """How many more looks at an arm can pay within the horizon, H psi(z) / z - n; below 0: not one.
 
     With z = gap / sqrt(D) and psi(z) = phi(z) - z Phi(-z), the expected gain of learning the difference is
     sqrt(D) psi(z) for each request still to come; looking costs `gap`, and n = noise / D looks are what the belief
-    about the difference already amounts to.
+    about the difference already amounts to (the knowledge gradient's trade, Frazier, Powell and Dayanik 2008).
 
     Args:
         gap: expected utility of the best arm less this one's, >= 0.
@@ -219,8 +229,10 @@ def pays(gap: float, difference: float, *, noise: float, horizon: float) -> bool
         horizon: requests of the category that remain to be served with what is learned.
     """
     z = gap / math.sqrt(difference)
+    if z < _EQUAL:
+        return math.inf
     psi = math.exp(-0.5 * z * z) * _INV_SQRT_2PI - z * 0.5 * math.erfc(z * _SQRT_HALF)
-    return psi * horizon * difference >= noise * z
+    return psi * horizon / z - noise / difference
 
 
 def draw(plan: Plan, uniform: float) -> int:

@@ -1,18 +1,22 @@
 """What the categories say together: the part of learning that looks across cells, refitted in the fold.
 
-Fixed positions of the log refit it, with `numerics` arithmetic only, so it is bit for bit repeatable. It keeps,
-per cell, the mean and its weight in the mixed model (`core/mixed.py`), and per model the noise, the ratio of
-billed to computed cost and the latency.
+Fixed positions of the log refit it, with `numerics` arithmetic only, so it is bit for bit repeatable. It keeps, per
+cell, how surely its own evidence and prior know its mean (`core/mixed.py` goes on from there), and per model the noise, how
+far its priors are trusted, and how what it uses compares to what was expected of it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from banditroute.core.evidence import Cell
-from banditroute.core.numerics import cholesky, exp2, log, whitened
+import numpy as np
+from numpy.typing import NDArray
+
+from banditroute.core.numerics import cholesky, exp2, log, logs, whitened
+from banditroute.core.settings import Prior
+from banditroute.core.sights import SEEN, Matrix, Sights
 
 CENTRE, CENTRE_VARIANCE = 0.5, 0.0625
 """mu, the quality of models in general: mean and variance."""
@@ -27,194 +31,214 @@ SPREAD_MEDIAN, SPREAD_LOG_SD = 0.08, 0.8
 MIN_SPREAD = 0.0004
 START_SPREAD = 0.0152
 """tau^2 before any evidence: its prior mean on the grid."""
-COST_WEIGHT = 10.0
-"""Pseudo-attempts that pull a learned cost ratio to its prior's."""
+USAGE_WEIGHT = 4.0
+"""Attempts that a ratio of used to expected must have of its own to count half."""
+PRIOR_NOISE, PRIOR_SIZE = 0.02, 25.0
+"""A prior's observations are taken to be at least so noisy, and at most so many: the learned noise says how well one
+category's values repeat, and what a file carries over from elsewhere does not become surer by that."""
+PRIOR_SLACK = 0.0009
+"""Variance by which a prior may be off without being called wrong (sd .03)."""
 _LOG2_E = 1.4426950408889634
+
+Cells = Mapping[str, Mapping[str, tuple[float, float]]]
 
 
 class Pooled(NamedTuple):
-    """What is known of one model across categories. Noise is a variance of quality, `looks` observations after
-    forgetting, latency in seconds."""
+    """What is known of one model across categories.
+
+    Noise is a variance of quality; `trust` in (0, 1] multiplies its priors' sample sizes; the ratios are of billed to
+    computed cost and of used to expected tokens; latency in seconds.
+    """
 
     noise: float
-    looks: float
-    cost_ratio: float
-    latency_s: float | None
+    trust: float = 1.0
+    cost_ratio: float = 1.0
+    input_ratio: float = 1.0
+    output_ratio: float = 1.0
+    latency_s: float | None = None
 
 
 class Pool(NamedTuple):
-    """All models' `Pooled`, what a model without evidence starts from, tau^2 (`spread`), and by category and
-    model each cell's weight 1 / (tau^2 + sigma^2 / n) and mean at the last refit."""
+    """All models' `Pooled`, what a model without evidence starts from, tau^2 (`spread`), and by category and model
+    what each cell's own evidence and prior said of its mean at the last refit: (1 / variance, mean)."""
 
     models: Mapping[str, Pooled]
     newcomer: Pooled
     spread: float
-    cells: Mapping[str, Mapping[str, tuple[float, float]]]
+    cells: Cells
 
     def of(self, model: str) -> Pooled:
         """The model's own, or a newcomer's."""
         return self.models.get(model, self.newcomer)
 
 
-START = Pool({}, Pooled(START_NOISE, 0.0, 1.0, None), START_SPREAD, {})
+START = Pool({}, Pooled(START_NOISE), START_SPREAD, {})
 
 
-class Sight(NamedTuple):
-    """One cell at the present: `factor` times its sums is what they are worth now."""
-
-    category: str
-    model: str
-    cell: Cell
-    factor: float
-
-    @property
-    def size(self) -> float:
-        """Observations left after forgetting."""
-        return self.factor * self.cell.information[0]
-
-    @property
-    def mean(self) -> float:
-        """The mean reward; only where there is information."""
-        return self.cell.moment[0] / self.cell.information[0]
-
-    @property
-    def squares(self) -> float:
-        """Sum of squares about the mean, left after forgetting."""
-        return max(0.0, self.factor * (self.cell.square - self.cell.moment[0] * self.mean))
-
-    @property
-    def freedom(self) -> float:
-        """Degrees of freedom in `squares`: sum w - sum w^2 / sum w, with all weights taken as equal.
-
-        Exact for equal weights that do not age; too large by at most 1/2 for long-aged weights of 1.
-        """
-        count = self.cell.feedback_count
-        return self.size * (1.0 - 1.0 / count) if count > 1 else 0.0
+def refresh_means(pool: Pool, sights: Sights) -> Pool:
+    """The pool with cells, trust in priors, ratios and latencies refitted; variances as they are."""
+    given = sights.given
+    told_in, told_out = given.input_tokens > 0.0, given.output_tokens > 0.0
+    in_n, in_tokens, out_n, out_tokens, cost_n, computed, reported, latency_n, latency_s = sights.usage
+    into = in_n * told_in, in_tokens * told_in, in_n * given.input_tokens
+    out = out_n * told_out, out_tokens * told_out, out_n * given.output_tokens
+    sums = _over_categories(sights.size, cost_n, reported, computed, *into, *out, latency_n, latency_s)
+    trusts, doubt = _trusts(pool, sights)
+    models = {}
+    for model, trust, (size, *use, waits, waited_s) in zip(sights.models, trusts, sums, strict=True):
+        if size > SEEN or waits > SEEN or max(use) > SEEN:
+            cost, tokens_in, tokens_out = [shrunk_ratio(*use[i : i + 3], prior=1.0) for i in (0, 3, 6)]
+            models[model] = Pooled(pool.of(model).noise, trust, cost, tokens_in, tokens_out, _mean(waited_s, waits))
+    all_n, all_s = math.fsum(row[-2] for row in sums), math.fsum(row[-1] for row in sums)
+    newcomer = Pooled(noise=pool.newcomer.noise, trust=doubt, latency_s=_mean(all_s, all_n))
+    fresh = pool._replace(models=models, newcomer=newcomer)
+    return fresh._replace(cells=sights.columns.by_category(*_own(fresh, sights)))
 
 
-SEEN = 1e-6
-
-
-def _by_model(sights: Iterable[Sight]) -> dict[str, list[Sight]]:
-    groups: dict[str, list[Sight]] = {}
-    for sight in sights:
-        if sight.size > SEEN:
-            groups.setdefault(sight.model, []).append(sight)
-    return groups
-
-
-def refresh_means(pool: Pool, sights: Sequence[Sight]) -> Pool:
-    """The pool with cells, cost ratios and latencies refitted; variances as they are.
-
-    `sights` in a fixed order (category, then model, by name), so that sums round the same everywhere.
-    """
-    models: dict[str, Pooled] = {}
-    all_latency_n = all_latency = 0.0
-    for model, group in _by_model(sights).items():
-        cost_n = computed = reported = latency_n = latency = 0.0
-        for sight in group:
-            usage, factor = sight.cell.usage, sight.factor
-            cost_n += factor * usage.cost_n
-            computed += factor * usage.computed_usd
-            reported += factor * usage.reported_usd
-            latency_n += factor * usage.latency_n
-            latency += factor * usage.latency_s
-        all_latency_n += latency_n
-        all_latency += latency
-        ratio = shrunk_ratio(reported=reported, computed=computed, count=cost_n, prior=1.0)
-        models[model] = Pooled(
-            noise=pool.of(model).noise,
-            looks=math.fsum(sight.size for sight in group),
-            cost_ratio=ratio,
-            latency_s=latency / latency_n if latency_n > SEEN else None,
-        )
-    latency_s = all_latency / all_latency_n if all_latency_n > SEEN else None
-    return pool._replace(
-        models=models, newcomer=pool.newcomer._replace(latency_s=latency_s), cells=_cells(pool, sights, pool.spread)
-    )
-
-
-def _cells(pool: Pool, sights: Iterable[Sight], spread: float) -> dict[str, dict[str, tuple[float, float]]]:
-    cells: dict[str, dict[str, tuple[float, float]]] = {}
-    for sight in sights:
-        if sight.size > SEEN:
-            weight = 1.0 / (spread + pool.of(sight.model).noise / sight.size)
-            cells.setdefault(sight.category, {})[sight.model] = (weight, sight.mean)
-    return cells
-
-
-def refresh_variances(pool: Pool, sights: Sequence[Sight]) -> Pool:
+def refresh_variances(pool: Pool, sights: Sights) -> Pool:
     """The pool with noise per model and the interaction's variance refitted."""
-    groups = _by_model(sights)
-    squares = {model: math.fsum(sight.squares for sight in group) for model, group in groups.items()}
-    freedom = {model: math.fsum(sight.freedom for sight in group) for model, group in groups.items()}
-    common = _clipped(
-        (math.fsum(squares.values()) + POOLED_NOISE_WEIGHT * START_NOISE) / (math.fsum(freedom.values()) + POOLED_NOISE_WEIGHT)
-    )
-    noises = {model: _clipped((squares[model] + NOISE_WEIGHT * common) / (freedom[model] + NOISE_WEIGHT)) for model in groups}
-    models = {model: pool.of(model)._replace(noise=noise) for model, noise in noises.items()}
-    noisy = pool._replace(models={**pool.models, **models}, newcomer=pool.newcomer._replace(noise=common))
-    spread = interaction_variance(noisy, sights)
-    return noisy._replace(spread=spread, cells=_cells(noisy, sights, spread))
+    sums = _over_categories(sights.squares, sights.freedom)
+    squares, freedom = math.fsum(row[0] for row in sums), math.fsum(row[1] for row in sums)
+    common = _clipped((squares + POOLED_NOISE_WEIGHT * START_NOISE) / (freedom + POOLED_NOISE_WEIGHT))
+    models = {
+        model: pool.models[model]._replace(noise=_clipped((about + NOISE_WEIGHT * common) / (free + NOISE_WEIGHT)))
+        for model, (about, free) in zip(sights.models, sums, strict=True)
+        if model in pool.models
+    }
+    noisy = pool._replace(models=models, newcomer=pool.newcomer._replace(noise=common))
+    precision, mean = _own(noisy, sights)
+    return noisy._replace(spread=interaction_variance(precision, mean), cells=sights.columns.by_category(precision, mean))
+
+
+def _over_categories(*tables: Matrix) -> list[list[float]]:
+    """By model, each table's sum over the categories, one after the other."""
+    stacked = np.stack(tables, axis=1)
+    totals: list[list[float]] = _summed(stacked).T.tolist() if stacked.size else []
+    return totals
+
+
+def _mean(total: float, count: float) -> float | None:
+    return total / count if count > SEEN else None
 
 
 def _clipped(noise: float) -> float:
     return min(MAX_NOISE, max(MIN_NOISE, noise))
 
 
-def interaction_variance(pool: Pool, sights: Sequence[Sight]) -> float:
+def shrunk_ratio(count: float, used: float, expected: float, *, prior: float) -> float:
+    """Used over expected, pulled to `prior` by USAGE_WEIGHT attempts of mean size."""
+    if count <= SEEN or expected <= 0.0:
+        return prior
+    return (count * (used / expected) + USAGE_WEIGHT * prior) / (count + USAGE_WEIGHT)
+
+
+# --- priors ----------------------------------------------------------------------------------------
+
+
+def prior_precision(prior: Prior, known: Pooled) -> float:
+    """What a prior is worth, as the inverse of a variance of quality."""
+    return known.trust * min(PRIOR_SIZE, prior.effective_sample_size) / max(PRIOR_NOISE, known.noise)
+
+
+def _own(pool: Pool, sights: Sights) -> tuple[Matrix, Matrix]:
+    """What each cell's own evidence and own prior say of its mean: 1 / variance and mean, tables (C, M).
+
+    Towards other categories a model's priors count as PRIOR_SIZE observations all together: they come from one file, and what
+    is wrong with one is likely wrong with all.
+    """
+    known = [pool.of(model) for model in sights.models]
+    noise = np.array([each.noise for each in known])
+    evidence = sights.size / noise
+    size = np.minimum(PRIOR_SIZE, sights.given.own_size)
+    share = [PRIOR_SIZE / max(PRIOR_SIZE, total) for (total,) in _over_categories(size)]
+    prior = np.array([each.trust for each in known]) * share * size / np.maximum(PRIOR_NOISE, noise)
+    precision = evidence + prior
+    mean = np.where(precision > 0.0, (evidence * sights.mean + prior * sights.given.quality) / precision, 0.0)
+    return precision, mean
+
+
+def _trusts(pool: Pool, sights: Sights) -> tuple[list[float], float]:
+    """How far the priors of each model are trusted, and those of a model without evidence.
+
+    With chi^2 = sum_k (mean - prior)^2 / (sigma^2 / n + sigma_0^2 / n_0 + .03^2) over the m categories where a model has
+    both, priors that are right give about m; beyond m + 2 sqrt(2 m) they are tempered by alpha = (m / chi^2)^2. What is
+    found of one model is held for or against the others too: each is trusted by its own alpha times the geometric
+    mean of the others', weighted by how much was seen, sum_k n / (n + n_0), with weight 1 for a file that is right.
+    """
+    noise = np.array([pool.of(model).noise for model in sights.models])
+    size, prior_size = sights.size, np.minimum(PRIOR_SIZE, sights.given.size)
+    both = (size > 0.0) & (prior_size > 0.0)
+    gap = sights.mean - sights.given.quality
+    expected = noise / size + np.maximum(PRIOR_NOISE, noise) / prior_size + PRIOR_SLACK
+    conflicts = np.where(both, gap * gap / expected, 0.0)
+    logs_of, weights = [], []
+    seen_of = np.where(both, size / (size + prior_size), 0.0)
+    for conflict, terms, seen in _over_categories(conflicts, both.astype(np.float64), seen_of):
+        wrong = conflict > terms + 2.0 * math.sqrt(2.0 * terms)
+        logs_of.append(2.0 * log(terms / conflict) if wrong else 0.0)
+        weights.append(seen)
+    total = math.fsum(weight * each for weight, each in zip(weights, logs_of, strict=True))
+    weight_total = 1.0 + math.fsum(weights)
+
+    def trust(own: float, others: float, weight: float) -> float:
+        return exp2(max(-1000.0, (own + others / weight) * _LOG2_E))
+
+    trusts = [trust(own, total - seen * own, weight_total - seen) for own, seen in zip(logs_of, weights, strict=True)]
+    return trusts, trust(0.0, total, weight_total)
+
+
+# --- interaction -----------------------------------------------------------------------------------
+
+
+def interaction_variance(precision: Matrix, mean: Matrix) -> float:
     """tau^2: its posterior mean on the grid, by marginal likelihood of the cell means, at least .02^2.
 
     Moment estimates weigh cells by n, so by the leader, and come out too small; specialists need this.
+
+    Args:
+        precision, mean: of each cell by its own evidence, tables (C, M); a precision of 0 stands for no cell.
     """
     scores = []
-    for tau in SPREADS:
+    for tau, likelihood in zip(SPREADS, log_likelihoods(precision, mean, [tau * tau for tau in SPREADS]), strict=True):
         surprise = log(tau / SPREAD_MEDIAN) / SPREAD_LOG_SD
-        scores.append(log_likelihood(_cells(pool, sights, tau * tau)) - 0.5 * surprise * surprise)
+        scores.append(likelihood - 0.5 * surprise * surprise)
     best = max(scores)
     masses = [exp2(max(-1000.0, (score - best) * _LOG2_E)) for score in scores]
-    mean = math.fsum(mass * tau * tau for mass, tau in zip(masses, SPREADS, strict=True)) / math.fsum(masses)
-    return max(MIN_SPREAD, mean)
+    average = math.fsum(mass * tau * tau for mass, tau in zip(masses, SPREADS, strict=True)) / math.fsum(masses)
+    return max(MIN_SPREAD, average)
 
 
-def log_likelihood(cells: Mapping[str, Mapping[str, tuple[float, float]]]) -> float:
-    """log p(cell means) of the mixed model, up to a constant, given each cell's weight and mean.
+def log_likelihoods(precision: Matrix, mean: Matrix, spreads: Sequence[float]) -> list[float]:
+    """log p(cell means) of the mixed model, up to one constant, for each of some tau^2.
 
-    mu, a and b are integrated out: with M_k = W_k^-1 + sigma_a^2 1 1^T, A_k = M_k^-1, P = P_0 + sum A_k,
-    h = sum A_k r_k and r the gaps from the centre,
+    With W_k = diag(1 / (tau^2 + variance)), mu, a and b are integrated out: M_k = W_k^-1 + sigma_a^2 1 1^T, A_k = M_k^-1,
+    P = P_0 + sum A_k, h = sum A_k r_k and r the gaps from the centre,
     -2 log p = sum_k (log |M_k| + r_k^T A_k r_k) + log |P| - h^T P^-1 h + constant.
     """
-    names = sorted({model for seen in cells.values() for model in seen})
-    place = {model: i for i, model in enumerate(names)}
-    count = len(names)
-    if not count:
-        return 0.0
-    shared = CENTRE_VARIANCE / (ABILITY * (ABILITY + count * CENTRE_VARIANCE))
-    precision = [[(1.0 / ABILITY if i == j else 0.0) - shared for j in range(count)] for i in range(count)]
-    moment = [0.0] * count
-    twice = 0.0
-    for _, seen in sorted(cells.items()):
-        rows = [(place[model], weight, mean - CENTRE) for model, (weight, mean) in sorted(seen.items())]
-        total = 1.0 / DIFFICULTY + math.fsum(weight for _, weight, _ in rows)
-        pull = math.fsum(weight * gap for _, weight, gap in rows) / total
-        twice += log(total) - math.fsum(log(weight) for _, weight, _ in rows)
-        for i, weight, gap in rows:
-            share = weight * (gap - pull)
-            twice += gap * share
-            moment[i] += share
-            row, scaled = precision[i], weight / total
-            row[i] += weight
-            for j, other, _ in rows:
-                row[j] -= scaled * other
-    low = cholesky(precision)
-    twice += 2.0 * math.fsum(log(row[i]) for i, row in enumerate(low))
-    twice -= math.fsum(x * x for x in whitened(low, moment))
-    return -0.5 * twice
+    there = (precision > 0.0).any(axis=1)
+    precision, gaps = precision[there], (mean[there] - CENTRE) * (precision[there] > 0.0)
+    if not there.any():
+        return [0.0 for _ in spreads]
+    models = precision.shape[1]
+    shared = CENTRE_VARIANCE / (ABILITY * (ABILITY + models * CENTRE_VARIANCE))
+    prior = np.eye(models) / ABILITY - shared
+    found = []
+    for spread in spreads:
+        weights = precision / (1.0 + spread * precision)
+        totals = 1.0 / DIFFICULTY + _summed(weights.T)
+        shares = weights * (gaps - (_summed((weights * gaps).T) / totals)[:, None])
+        scaled = weights / totals[:, None]
+        total = prior + np.diag(_summed(weights)) - _summed(scaled[:, :, None] * weights[:, None, :])
+        twice = math.fsum(logs(totals).tolist()) - math.fsum(logs(np.where(weights > 0.0, weights, 1.0)).ravel().tolist())
+        twice += math.fsum((gaps * shares).ravel().tolist())
+        low = cholesky(total.tolist())
+        twice += 2.0 * math.fsum(log(row[i]) for i, row in enumerate(low))
+        twice -= math.fsum(x * x for x in whitened(low, _summed(shares).tolist()))
+        found.append(-0.5 * twice)
+    return found
 
 
-def shrunk_ratio(*, reported: float, computed: float, count: float, prior: float) -> float:
-    """Reported over computed cost, pulled to `prior` by COST_WEIGHT attempts of mean size."""
-    if count <= SEEN or computed <= 0.0:
-        return prior
-    pull = COST_WEIGHT * computed / count
-    return (reported + pull * prior) / (computed + pull)
+def _summed(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The sum over the first axis, one after the other."""
+    total: NDArray[np.float64] = np.add.accumulate(table, axis=0)[-1]
+    return total

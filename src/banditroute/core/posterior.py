@@ -9,29 +9,32 @@ sums: they never age. Derived from the fold's state, never part of it.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.lapack import dposv
 
 from banditroute.core.evidence import Cell
-from banditroute.core.mixed import Belief, Outlook, posterior
-from banditroute.core.numerics import unpack
+from banditroute.core.mixed import Belief, Matrix, Outlook, Vector
+from banditroute.core.numerics import packed_size, unpack
+from banditroute.core.pool import Pooled, prior_precision
 from banditroute.core.settings import CategorySettings, Prior
 
 RIDGE = 0.0025
 """Prior variance of a slope, in quality points per standard deviation of its feature, squared."""
-PRIOR_NOISE = 0.02
-"""A prior's observations are taken to be at least so noisy. The learned noise says how well one category's values
-repeat; what a file carries over from elsewhere does not become surer by that."""
+LOOKAHEAD = 4.0
+"""Looks at every arm of every category: what they could tell is what draws vary by (`core/policy.py`)."""
 _LOST = 1e-9
 """Of a diagonal element: contexts so large and alike that the ridge would drown in rounding get as much more of it."""
 
 
 class Slopes(NamedTuple):
-    """One arm's features given theta_0: theta ~ N(offset - pull theta_0, covariance); shapes (d-1,)."""
+    """The arms' features given theta_0: theta ~ N(offset - pull theta_0, covariance); shapes (K, d-1), (K, d-1) and
+    (K, d-1, d-1)."""
 
     offset: NDArray[np.float64]
     pull: NDArray[np.float64]
@@ -39,35 +42,55 @@ class Slopes(NamedTuple):
 
 
 class Arms(NamedTuple):
-    """All arms of a category. `sizes` are effective sample sizes; `slopes` is empty without features."""
+    """All arms of a category. `sizes` are effective sample sizes; `slopes` is None without features; `later` is what
+    `LOOKAHEAD` more looks at every arm would leave of the covariance, shape (K, K)."""
 
     belief: Belief
-    sizes: tuple[float, ...]
+    sizes: Sequence[float]
     noises: NDArray[np.float64]
-    slopes: tuple[Slopes, ...]
+    slopes: Slopes | None
+    later: Matrix
 
-    def at(self, z: Sequence[float]) -> Belief:
-        """The belief about the qualities at context z = (1, x), shape (d,)."""
-        if not self.slopes:
-            return self.belief
+    def at(self, z: Sequence[float]) -> tuple[Belief, Matrix]:
+        """The belief about the qualities at context z = (1, x), shape (d,), and what `LOOKAHEAD` more looks at every
+        arm there would leave of its covariance."""
+        if self.slopes is None:
+            return self.belief, self.later
         x = np.array(z[1:])
-        scale = np.array([1.0 - float(x @ slopes.pull) for slopes in self.slopes])
-        shift = np.array([float(x @ slopes.offset) for slopes in self.slopes])
-        own = np.array([float(x @ slopes.covariance @ x) for slopes in self.slopes])
-        covariance = self.belief.covariance * np.outer(scale, scale)
-        covariance[np.diag_indices(len(scale))] += own
-        return Belief(self.belief.mean * scale + shift, covariance)
+        offset, pull, own = self.slopes
+        scale = 1.0 - pull @ x
+        both, own = scale[:, None] * scale, own @ x @ x
+        covariance, later = self.belief.covariance * both, self.later * both
+        covariance.reshape(-1)[:: len(scale) + 1] += own
+        later.reshape(-1)[:: len(scale) + 1] += own * self.noises / (self.noises + LOOKAHEAD * own)
+        return Belief(self.belief.mean * scale + offset @ x, covariance), later
 
 
-def arms(
-    cells: Sequence[Cell],
-    *,
-    factor: float,
-    settings: CategorySettings,
-    noises: Sequence[float],
-    outlook: Outlook,
-    priors: Sequence[Prior | None],
-) -> Arms:
+class Basis(NamedTuple):
+    """What a category's beliefs start from: all that nothing but a refit of the pool or a configuration changes.
+
+    `precision`, shape (2, K, K): of the qualities before the category's own evidence, priors included; now, and when
+    `LOOKAHEAD` more looks at every arm of every category will have been had. `moment`, shape (K,): the first times the mean.
+    """
+
+    precision: NDArray[np.float64]
+    moment: Vector
+    noises: NDArray[np.float64]
+
+
+def basis(*, outlook: Outlook, ahead: Outlook, known: Sequence[Pooled], priors: Sequence[Prior | None]) -> Basis:
+    """The basis of arms of which this much is `known` across categories; `ahead` is the outlook that `LOOKAHEAD` more looks
+    at every arm of every category would leave."""
+    noises = np.array([model.noise for model in known])
+    given = np.array(
+        [0.0 if prior is None else prior_precision(prior, model) for prior, model in zip(priors, known, strict=True)]
+    )
+    said = np.array([0.0 if prior is None else prior.quality for prior in priors])
+    precision = np.stack((outlook.precision + np.diag(given), ahead.precision + np.diag(given + LOOKAHEAD / noises)))
+    return Basis(precision, outlook.precision @ outlook.mean + given * said, noises)
+
+
+def arms(cells: Sequence[Cell], *, factor: float, settings: CategorySettings, basis: Basis) -> Arms:
     """What is believed of a category's arms, in the order of `cells`.
 
     Args:
@@ -76,38 +99,66 @@ def arms(
     The cap on the effective sample size scales the evidence as it is read, never the sums, so that the order
     of events does not matter.
     """
-    precision, moment = np.empty(len(cells)), np.empty(len(cells))
-    sizes, slopes = [], []
-    for i, (cell, noise, prior) in enumerate(zip(cells, noises, priors, strict=True)):
-        evidence = factor * cell.information[0]
-        cap = settings.max_effective_sample_size
-        keep = factor if evidence <= cap else factor * cap / evidence
-        sizes.append(keep * cell.information[0])
-        per_noise = keep / noise
-        if len(cell.moment) == 1:
-            precision[i], moment[i] = per_noise * cell.information[0], per_noise * cell.moment[0]
-        else:
-            precision[i], moment[i], own = _without_features(cell, per_noise)
-            slopes.append(own)
-        if prior is not None:
-            trust = prior.effective_sample_size / max(noise, PRIOR_NOISE)
-            precision[i] += trust
-            moment[i] += trust * prior.quality
-    return Arms(posterior(outlook, precision=precision, moment=moment), tuple(sizes), np.array(noises), tuple(slopes))
+    cap = settings.max_effective_sample_size
+    kept = []
+    for cell in cells:
+        size = factor * cell.information[0]
+        kept.append(factor if size <= cap else factor * cap / size)
+    sizes = [each * cell.information[0] for each, cell in zip(kept, cells, strict=True)]
+    slopes = None
+    if len(cells[0].moment) == 1:
+        precision = np.array(sizes) / basis.noises
+        moment = np.array([each * cell.moment[0] for each, cell in zip(kept, cells, strict=True)]) / basis.noises
+    else:
+        precision, moment, slopes = _without_features(cells, np.array(kept) / basis.noises)
+    total = basis.precision.copy()
+    total.reshape(2, -1)[:, :: len(cells) + 1] += precision  # the diagonals
+    covariance, later = _inverse(total[0]), _inverse(total[1])
+    return Arms(Belief(covariance @ (basis.moment + moment), covariance), sizes, basis.noises, slopes, later)
 
 
-def _without_features(cell: Cell, per_noise: float) -> tuple[float, float, Slopes]:
+def _inverse(precision: Matrix) -> Matrix:
+    """Of a positive definite matrix.
+
+    NumPy's takes twice as long for so small ones, and gives up the interpreter lock at 500 elements and more: see
+    `propensity._UNTHREADED`.
+
+    Raises:
+        ArithmeticError: it is not positive definite; never seen, checked always.
+    """
+    _, found, failed = dposv(precision, _identity(len(precision)))
+    if failed:
+        raise ArithmeticError(f"what is believed has no covariance: {precision.tolist()!r}")
+    inverse: Matrix = found.T  # symmetric, and in NumPy's order
+    return inverse
+
+
+@functools.cache
+def _identity(count: int) -> Matrix:
+    return np.eye(count)
+
+
+def _without_features(cells: Sequence[Cell], per_noise: Vector) -> tuple[Vector, Vector, Slopes]:
     """The evidence on theta_0 with the features integrated out, and the features given theta_0."""
-    full = per_noise * np.array(unpack(cell.information, len(cell.moment)))
-    vector = per_noise * np.array(cell.moment)
-    inner = full[1:, 1:].copy()
-    inner[np.diag_indices(len(inner))] += np.maximum(1.0 / RIDGE, _LOST * np.diagonal(inner))
+    dimension = len(cells[0].moment)
+    full = (per_noise[:, None] * np.array([cell.information for cell in cells]))[:, _packed_places(dimension)]
+    vector = per_noise[:, None] * np.array([cell.moment for cell in cells])
+    cross, inner = full[:, 0, 1:], full[:, 1:, 1:].copy()
+    diagonal = np.arange(dimension - 1)
+    inner[:, diagonal, diagonal] += np.maximum(1.0 / RIDGE, _LOST * inner[:, diagonal, diagonal])
     covariance = np.linalg.inv(inner).astype(np.float64, copy=False)
-    pull, offset = covariance @ full[1:, 0], covariance @ vector[1:]
-    precision = max(0.0, float(full[0, 0] - full[0, 1:] @ pull))
-    return precision, float(vector[0] - full[0, 1:] @ offset), Slopes(offset, pull, covariance)
+    pull = (covariance @ cross[:, :, None])[:, :, 0]
+    offset = (covariance @ vector[:, 1:, None])[:, :, 0]
+    precision = np.maximum(0.0, full[:, 0, 0] - (cross * pull).sum(axis=1))
+    return precision, vector[:, 0] - (cross * offset).sum(axis=1), Slopes(offset, pull, covariance)
+
+
+@functools.cache
+def _packed_places(dimension: int) -> NDArray[np.intp]:
+    """Where each element of a symmetric matrix is in its packed form, shape (d, d)."""
+    return np.array(unpack(range(packed_size(dimension)), dimension), dtype=np.intp)
 
 
 def stddevs(belief: Belief) -> list[float]:
     """Posterior standard deviations of the qualities, shape (K,)."""
-    return [math.sqrt(max(0.0, variance)) for variance in np.diagonal(belief.covariance).tolist()]
+    return [math.sqrt(max(0.0, variance)) for variance in belief.covariance.diagonal().tolist()]

@@ -6,6 +6,7 @@ any document folds the same everywhere or is refused the same everywhere.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -95,6 +96,8 @@ class SharedSettings(NamedTuple):
 
     def prior(self, category: str, model: str) -> Prior | None:
         """The prior of one arm; a named category's hides that of ``*``."""
+        if not self.priors:
+            return None
         for name in (category, ANY_CATEGORY):
             found = self.priors.get(name, {}).get(model)
             if found is not None:
@@ -105,6 +108,7 @@ class SharedSettings(NamedTuple):
 EMPTY = SharedSettings(models={}, categories={}, priors={}, feedback_window_us=0, fingerprint="")
 
 
+@functools.lru_cache(1024)
 def schema_fingerprint(names: tuple[str, ...]) -> bytes:
     """Eight bytes that stand for an ordered list of feature names."""
     return hashlib.sha256("\x1f".join(names).encode()).digest()[:8]
@@ -130,7 +134,7 @@ def number(value: Any, *, low: float = -math.inf, high: float = math.inf) -> flo
     Raises:
         ValueError: it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if type(value) is not float and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise ValueError(f"not a number: {value!r}")
     result = float(value)
     if not math.isfinite(result) or not low <= result <= high:

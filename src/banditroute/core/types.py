@@ -90,7 +90,8 @@ class Plan(NamedTuple):
     """The policy's answer to one kind of request at one state: everything but the draw.
 
     `candidates` runs over all models of the category, in the configuration's order; everything else
-    over the eligible ones, best first. `propensities` are after the floor, `unfloored` before it.
+    over the eligible ones, best first. `propensities` are after the floor, `unfloored` before it; `patience` is how many
+    decisions in flight an arm that is being explored bears before one more look no longer pays.
     """
 
     models: tuple[str, ...]
@@ -99,6 +100,7 @@ class Plan(NamedTuple):
     candidates: tuple[Candidate, ...]
     computed_costs_usd: tuple[float, ...]
     unfloored: tuple[float, ...]
+    patience: tuple[float, ...]
 
 
 class Decision(NamedTuple):

@@ -45,6 +45,10 @@ def _text(found: list[FieldViolation], field: str, text: str, most: int) -> None
             found.append(FieldViolation(field, "is not text: it holds a lone surrogate"))
 
 
+def _feature(name: str, problem: str) -> FieldViolation:
+    return FieldViolation(f"features[{name[:64]}]", problem)
+
+
 def check_query(query: RouteQuery, settings: CategorySettings) -> list[FieldViolation]:
     """Everything that is wrong with a request for a model of this category."""
     found: list[FieldViolation] = []
@@ -53,12 +57,11 @@ def check_query(query: RouteQuery, settings: CategorySettings) -> list[FieldViol
         if len(query.features) > MAX_FEATURES:
             found.append(FieldViolation("features", f"{len(query.features)} features; at most {MAX_FEATURES} are taken"))
         for name, value in list(query.features.items())[: 2 * MAX_FEATURES]:
-            field = f"features[{name[:64]}]"
             if name not in declared:
                 known = ", ".join(sorted(declared)) or "none"
-                found.append(FieldViolation(field, f"not declared for category {settings.name!r}; declared: {known}"))
-            elif not (math.isfinite(value) and abs(value) <= 1e9):
-                found.append(FieldViolation(field, f"{value} is not usable: use a finite number of at most 1e9"))
+                found.append(_feature(name, f"not declared for category {settings.name!r}; declared: {known}"))
+            elif not abs(value) <= 1e9:
+                found.append(_feature(name, f"{value} is not usable: use a finite number of at most 1e9"))
     _tokens(found, "input_token_count", query.input_tokens)
     _tokens(found, "output_token_count", query.output_tokens)
     _amount(found, "max_cost_usd", query.max_cost_usd, MAX_COST_USD, "USD")
