@@ -48,7 +48,7 @@ proto-check: $(STAMP) ## buf lint, buf breaking, generated code up to date
 
 bench: $(STAMP) ## benchmarks: ratios against ceilings taken in the same run, JSON in build/
 	@mkdir -p build
-	@$(BIN)/banditroute bench --json > build/bench.json && cat build/bench.json
+	@OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/banditroute bench --json > build/bench.json && cat build/bench.json
 
 check: lint types proto-check test ## everything CI runs
 

@@ -1,4 +1,4 @@
-"""Benchmarks: every figure is a ratio to a ceiling that was measured in the same run.
+"""Benchmarks: figures are ratios to a ceiling or to a peer that was measured in the same run, or stand beside one.
 
 `banditroute bench` runs them all; each part is a module with `run(...) -> dict` of JSON data.
 """
@@ -10,11 +10,12 @@ import platform
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from banditroute.bench import decide, feedback, propensity, serving
+from banditroute.bench import decide, feedback, fold, propensity, serving
 
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "propensity": propensity.run,
     "decide": decide.run,
+    "fold": fold.run,
     "serving": serving.run,
     "feedback": feedback.run,
 }

@@ -29,3 +29,29 @@ def config(*, store: str) -> dict[str, Any]:
             for case in CASES
         },
     }
+
+
+def crowd(categories: int, models: int) -> dict[str, Any]:
+    """So many categories over the same so many models, in memory; everything else is the default."""
+    names = [f"model-{i}" for i in range(models)]
+    return {
+        "store": "memory:",
+        "models": {name: {"input_usd_per_mtok": 0.5 + 0.1 * i, "output_usd_per_mtok": 2.0} for i, name in enumerate(names)},
+        "categories": {f"category-{i}": {"models": names} for i in range(categories)},
+    }
+
+
+def rivals(models: int, features: int) -> dict[str, Any]:
+    """One category whose arms cost the same and go on contending: what is remembered stays small."""
+    names = [f"model-{i}" for i in range(models)]
+    return {
+        "store": "memory:",
+        "models": {name: {"input_usd_per_mtok": 0.5, "output_usd_per_mtok": 2.0} for name in names},
+        "categories": {
+            "rivals": {
+                "models": names,
+                "features": {f"feature-{i}": {"mean": 0.0, "stddev": 1.0} for i in range(features)},
+                "max_effective_sample_size": 40,
+            }
+        },
+    }

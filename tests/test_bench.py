@@ -1,0 +1,77 @@
+"""That the benchmarks in process measure what they say; no test asserts a time."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+
+from banditroute.bench import decide, fold, peers
+from banditroute.bench.timing import Call, in_turn, quantile
+from banditroute.core.fold import INITIAL, learn
+
+
+def test_quantiles() -> None:
+    assert quantile([3.0, 1.0, 2.0], 0.5) == 2.0
+    assert quantile([3.0, 1.0, 2.0], 0.99) == 3.0
+    assert quantile([5.0], 0.0) == 5.0
+
+
+def test_subjects_take_turns_and_are_made_ready_each_time() -> None:
+    seen: list[str] = []
+
+    def subject(name: str) -> Any:
+        def ready() -> Call:
+            seen.append(f"{name} ready")
+            return lambda: seen.append(name)
+
+        return ready
+
+    found = in_turn({"a": subject("a"), "b": subject("b")}, count=2, rounds=2)
+    assert found.keys() == {"a", "b"}
+    assert seen[0::2] == [f"{name} ready" for name in seen[1::2]]
+    assert seen[1::2] == ["a", "b", *["a", "a", "b", "b"] * 2]
+    assert all(0.0 <= each["p50_us"] <= each["p99_us"] for each in found.values())
+
+
+def test_the_events_to_learn_from_are_first_feedbacks_that_are_learned() -> None:
+    told = fold.events(3, 2, 50)
+    state = INITIAL
+    for event in told:
+        state, skipped = learn(state, event)
+        assert not skipped
+    assert (state.position, state.feedback_count) == (51, 50)
+    assert sum(c.usage.cost_n for k in state.categories.values() for c in k.cells.values()) == pytest.approx(50, rel=0.05)
+    found = fold.learning(state, fold.events(3, 2, 200)[51:], repeats=1)
+    assert found["learn_us"] > 0.0
+    assert found["refits_share"] == pytest.approx(found["refits_us"] / found["learn_us"])
+
+
+@pytest.mark.parametrize(("arms", "features"), [(3, 0), (2, 2)])
+def test_fresh_decisions_are_each_on_a_state_of_their_own(arms: int, features: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decide, "WARM", 20)
+    fresh = decide.Fresh(arms, features)
+    with fresh.router:
+        positions = []
+        for _ in range(5):
+            fresh()()
+            positions.append(fresh.router.engine.snapshot.state.position)
+        assert positions == [*range(22, 27)]
+        assert 1.0 <= fresh.contenders <= arms
+
+
+def test_peers_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", absent)
+    assert peers.subjects() == ({}, ["paretobandit_route", "mabwiser_thompson_predict", "mabwiser_linucb_predict"])
+
+
+def test_peers_that_are_installed_pick() -> None:
+    found, missing = peers.subjects()
+    assert len(found) + len(missing) == 3
+    for ready in found.values():
+        ready()()
+        ready()()
