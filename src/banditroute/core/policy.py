@@ -13,6 +13,7 @@ pays (`looks_left`), the policy draws utilities from independent normals around 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -146,15 +147,13 @@ class View:
         delay_weight = self.weights.latency / settings.latency_reference_s
         ranked = []
         excluded: dict[int, Candidate] = {}
-        means, deviations = seen.mean, seen.stddev
-        for place, (model, use) in enumerate(self.arms):
+        for place, ((model, use), mean, stddev) in enumerate(zip(self.arms, seen.mean, seen.stddev, strict=True)):
             name, in_price, out_price, _, token_limit, _ = model
             into, out, ratio, unpriced, latency = use
             if asked_in is not None:
                 into = asked_in
             if asked_out is not None:
                 out = asked_out
-            mean, stddev = means[place], deviations[place]
             computed = into * in_price + out * out_price
             cost = computed * ratio if computed > 0.0 else unpriced
             worth = mean - (rate * cost if linear else cost_weight * scaled_cost(settings, cost))
@@ -171,26 +170,22 @@ class View:
                 settings.name, {row.model: str(row.exclusion and row.exclusion.name) for row in excluded.values()}
             )
         ranked.sort()
-        worths, places = [-entry[0] for entry in ranked], [entry[1] for entry in ranked]
+        losses, places, names, means, deviations, costs, computed_costs = zip(*ranked, strict=True)
+        worths = [-loss for loss in losses]
         patience = self._patience(worths, places, seen)
-        tried = [i for i, entry in enumerate(ranked) if patience[i] >= 0.0 and entry[2] not in awaited]
+        tried = [i for i, most in enumerate(patience) if most >= 0.0 and names[i] not in awaited]
         pure = [0.0] * len(ranked)
         for i, share in zip(tried, thompson([worths[i] for i in tried], [seen.spread[places[i]] for i in tried]), strict=True):
             pure[i] = share
         shares = with_floor(pure, settings.propensity_floor)
-        eligible = tuple(
-            [
-                Candidate(name, None, mean, stddev, cost, -loss, share)
-                for (loss, _, name, mean, stddev, cost, _), share in zip(ranked, shares, strict=True)
-            ]
-        )
+        eligible = tuple(map(Candidate, names, itertools.repeat(None), means, deviations, costs, worths, shares))
         rows = excluded | dict(zip(places, eligible, strict=True))
         return Plan(
-            models=tuple([entry[2] for entry in ranked]),
+            models=names,
             propensities=tuple(shares),
             eligible=eligible,
-            candidates=tuple([rows[place] for place in range(len(self.arms))]),
-            computed_costs_usd=tuple([entry[6] for entry in ranked]),
+            candidates=tuple([rows[place] for place in range(len(rows))]),
+            computed_costs_usd=computed_costs,
             unfloored=tuple(pure),
             patience=tuple([most if most >= 0.0 else math.inf for most in patience]),
         )
