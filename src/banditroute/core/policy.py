@@ -192,14 +192,15 @@ class View:
 
     def _patience(self, worths: Sequence[float], places: Sequence[int], seen: Outline) -> list[float]:
         """How many looks in flight each arm bears, best first, as `places` are; below 0: exploring it does not pay at all."""
-        noises, horizon, stddev = self.noises, self.settings.planning_horizon_count, seen.stddev
-        top, best = worths[0], places[0]
+        noises, horizon = self.noises, self.settings.planning_horizon_count
+        best = places[0]
+        own: list[float] = seen.covariance.diagonal().tolist()
         shared: list[float] = seen.covariance[best].tolist()
         patience = [math.inf]
-        for worth, place in zip(worths[1:], places[1:], strict=True):
+        for i in range(1, len(places)):
+            place, gap = places[i], worths[0] - worths[i]
             # What comparing the two is unsure of.
-            difference = stddev[best] * stddev[best] + stddev[place] * stddev[place] - 2.0 * shared[place]
-            gap, difference = top - worth, max(difference, _LEAST_DIFFERENCE)
+            difference = max(own[best] + own[place] - 2.0 * shared[place], _LEAST_DIFFERENCE)
             left = -1.0
             if gap * gap <= _HOPELESS * difference:
                 left = looks_left(gap, difference, noise=noises[place], horizon=horizon)

@@ -16,17 +16,16 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.lapack import dposv
 
 from banditroute.core.evidence import Cell
-from banditroute.core.mixed import Belief, Matrix, Outlook, Vector
+from banditroute.core.mixed import Belief, Matrix, Outlook, Vector, diagonals, inverse
 from banditroute.core.numerics import packed_size, unpack
 from banditroute.core.pool import Pooled, prior_precision
 from banditroute.core.settings import CategorySettings, Prior
 
 RIDGE = 0.0025
 """Prior variance of a slope, in quality points per standard deviation of its feature, squared."""
-LOOKAHEAD = 4.0
+LOOKAHEAD = 6.0
 """Looks at every arm of every category: what they could tell is what draws vary by (`core/policy.py`)."""
 _LOST = 1e-9
 """Of a diagonal element: contexts so large and alike that the ridge would drown in rounding get as much more of it."""
@@ -61,8 +60,8 @@ class Arms(NamedTuple):
         scale = 1.0 - pull @ x
         both, own = scale[:, None] * scale, own @ x @ x
         covariance, later = self.belief.covariance * both, self.later * both
-        covariance.reshape(-1)[:: len(scale) + 1] += own
-        later.reshape(-1)[:: len(scale) + 1] += own * self.noises / (self.noises + LOOKAHEAD * own)
+        diagonals(covariance)[:] += own
+        diagonals(later)[:] += own * self.noises / (self.noises + LOOKAHEAD * own)
         return Belief(self.belief.mean * scale + offset @ x, covariance), later
 
 
@@ -86,7 +85,8 @@ def basis(*, outlook: Outlook, ahead: Outlook, known: Sequence[Pooled], priors: 
         [0.0 if prior is None else prior_precision(prior, model) for prior, model in zip(priors, known, strict=True)]
     )
     said = np.array([0.0 if prior is None else prior.quality for prior in priors])
-    precision = np.stack((outlook.precision + np.diag(given), ahead.precision + np.diag(given + LOOKAHEAD / noises)))
+    precision = np.stack((outlook.precision, ahead.precision))
+    diagonals(precision)[:] += np.stack((given, given + LOOKAHEAD / noises))
     return Basis(precision, outlook.precision @ outlook.mean + given * said, noises)
 
 
@@ -112,51 +112,29 @@ def arms(cells: Sequence[Cell], *, factor: float, settings: CategorySettings, ba
     else:
         precision, moment, slopes = _without_features(cells, np.array(kept) / basis.noises)
     total = basis.precision.copy()
-    total.reshape(2, -1)[:, :: len(cells) + 1] += precision  # the diagonals
-    covariance, later = _inverse(total[0]), _inverse(total[1])
+    diagonals(total)[:] += precision
+    covariance, later = inverse(total[0]), inverse(total[1])
     return Arms(Belief(covariance @ (basis.moment + moment), covariance), sizes, basis.noises, slopes, later)
-
-
-def _inverse(precision: Matrix) -> Matrix:
-    """Of a positive definite matrix.
-
-    NumPy's takes twice as long for so small ones, and gives up the interpreter lock at 500 elements and more: see
-    `propensity._UNTHREADED`.
-
-    Raises:
-        ArithmeticError: it is not positive definite; never seen, checked always.
-    """
-    _, found, failed = dposv(precision, _identity(len(precision)))
-    if failed:
-        raise ArithmeticError(f"what is believed has no covariance: {precision.tolist()!r}")
-    inverse: Matrix = found.T  # symmetric, and in NumPy's order
-    return inverse
-
-
-@functools.cache
-def _identity(count: int) -> Matrix:
-    return np.eye(count)
 
 
 def _without_features(cells: Sequence[Cell], per_noise: Vector) -> tuple[Vector, Vector, Slopes]:
     """The evidence on theta_0 with the features integrated out, and the features given theta_0."""
     dimension = len(cells[0].moment)
-    full = (per_noise[:, None] * np.array([cell.information for cell in cells]))[:, _packed_places(dimension)]
-    vector = per_noise[:, None] * np.array([cell.moment for cell in cells])
-    cross, inner = full[:, 0, 1:], full[:, 1:, 1:].copy()
-    diagonal = np.arange(dimension - 1)
-    inner[:, diagonal, diagonal] += np.maximum(1.0 / RIDGE, _LOST * inner[:, diagonal, diagonal])
-    covariance = np.linalg.inv(inner).astype(np.float64, copy=False)
-    pull = (covariance @ cross[:, :, None])[:, :, 0]
-    offset = (covariance @ vector[:, 1:, None])[:, :, 0]
-    precision = np.maximum(0.0, full[:, 0, 0] - (cross * pull).sum(axis=1))
-    return precision, vector[:, 0] - (cross * offset).sum(axis=1), Slopes(offset, pull, covariance)
+    sums = per_noise[:, None] * np.array([cell.information + cell.moment for cell in cells])
+    table = sums.take(_table_places(dimension), axis=1)  # each arm's information, and its moment as one column more
+    own = table.reshape(len(cells), -1)[:, dimension + 2 :: dimension + 2]  # the features' diagonal
+    own += np.maximum(1.0 / RIDGE, _LOST * own)
+    covariance = np.linalg.inv(table[:, 1:, 1:-1]).astype(np.float64, copy=False)
+    solved = covariance @ table[:, 1:, ::dimension]
+    left = table[:, 0, ::dimension] - (table[:, :1, 1:-1] @ solved)[:, 0]
+    return np.maximum(0.0, left[:, 0]), left[:, 1], Slopes(solved[:, :, 1], solved[:, :, 0], covariance)
 
 
 @functools.cache
-def _packed_places(dimension: int) -> NDArray[np.intp]:
-    """Where each element of a symmetric matrix is in its packed form, shape (d, d)."""
-    return np.array(unpack(range(packed_size(dimension)), dimension), dtype=np.intp)
+def _table_places(dimension: int) -> NDArray[np.intp]:
+    """Where each element of a symmetric matrix, with a vector as its last column, is in their packed forms, shape (d, d + 1)."""
+    size = packed_size(dimension)
+    return np.array([[*row, size + i] for i, row in enumerate(unpack(range(size), dimension))], dtype=np.intp)
 
 
 def stddevs(belief: Belief) -> list[float]:

@@ -108,8 +108,8 @@ def integrate(means: Numbers, stddevs: Numbers) -> NDArray[np.float64]:
     """
     points, weights = _nodes(means, stddevs)
     count, size = len(means), len(points)
-    slope = np.array([[1.0 / s] for s in stddevs])
-    offset = np.array([[m / s] for m, s in zip(means, stddevs, strict=True)])
+    slope = np.array([1.0 / s for s in stddevs])[:, None]
+    offset = np.array([m / s for m, s in zip(means, stddevs, strict=True)])[:, None]
     if not _UNTHREADED < count * size <= _CHUNKED:
         return _piece(points, weights, offset, slope)
     step = _UNTHREADED // count
