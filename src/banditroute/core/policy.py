@@ -98,7 +98,7 @@ class View:
         self.beliefs = beliefs
         self._mean_outline: Outline | None = None
         self.noises: list[float] = beliefs.noises.tolist()
-        self._plans: dict[tuple[object, ...], Plan] = {}
+        self._plans: dict[tuple[object, ...], tuple[Plan, dict[tuple[str, ...], Plan]]] = {}
 
     def plan(self, query: RouteQuery, in_flight: Mapping[str, int] = _NONE) -> Plan:
         """Everything about the answer to `query` but the draw.
@@ -109,23 +109,22 @@ class View:
         Raises:
             NoEligibleModel: no arm may serve; says why for each.
         """
-        plan = self._cached(query, ())
-        if in_flight:
-            awaited = [name for name, most in zip(plan.models, plan.patience, strict=True) if in_flight.get(name, 0) > most]
-            if awaited:
-                return self._cached(query, tuple(awaited))
-        return plan
-
-    def _cached(self, query: RouteQuery, awaited: tuple[str, ...]) -> Plan:
         if query.features:
-            return self._plan(query, awaited)
-        key = (*query[2:8], awaited)  # what can differ between two requests without features
-        plan = self._plans.get(key)
-        if plan is None:
-            plan = self._plan(query, awaited)
+            return self._plan(query, in_flight)
+        key = query[2:8]  # what can differ between two requests without features
+        known = self._plans.get(key)
+        if known is not None:
+            found = known[1].get(_awaited(known[0], in_flight))
+            if found is not None:
+                return found
+        plan = self._plan(query, in_flight)
+        if known is None:
             if len(self._plans) >= PLAN_CACHE_SIZE:
                 self._plans = {}
-            self._plans[key] = plan
+            known = self._plans[key] = plan, {}
+        if len(known[1]) >= PLAN_CACHE_SIZE:
+            known[1].clear()
+        known[1][_awaited(plan, in_flight)] = plan
         return plan
 
     def outline(self, query: RouteQuery) -> Outline:
@@ -137,7 +136,7 @@ class View:
             self._mean_outline = outline(self.beliefs.belief, self.beliefs.later)
         return self._mean_outline
 
-    def _plan(self, query: RouteQuery, awaited: Sequence[str]) -> Plan:
+    def _plan(self, query: RouteQuery, in_flight: Mapping[str, int]) -> Plan:
         settings, cost_weight = self.settings, self.weights.cost
         linear = settings.cost_scale == "linear"
         rate = cost_weight / settings.cost_reference_usd
@@ -173,7 +172,7 @@ class View:
         losses, places, names, means, deviations, costs, computed_costs = zip(*ranked, strict=True)
         worths = [-loss for loss in losses]
         patience = self._patience(worths, places, seen)
-        tried = [i for i, most in enumerate(patience) if most >= 0.0 and names[i] not in awaited]
+        tried = [i for i, most in enumerate(patience) if most >= in_flight.get(names[i], 0)]
         pure = [0.0] * len(ranked)
         for i, share in zip(tried, thompson([worths[i] for i in tried], [seen.spread[places[i]] for i in tried]), strict=True):
             pure[i] = share
@@ -209,6 +208,13 @@ class View:
 
 
 _UNCONSTRAINED = RouteQuery(category="")[4:8]
+
+
+def _awaited(plan: Plan, in_flight: Mapping[str, int]) -> tuple[str, ...]:
+    """The models of which enough is in flight."""
+    if not in_flight:
+        return ()
+    return tuple([name for name, most in zip(plan.models, plan.patience, strict=True) if in_flight.get(name, 0) > most])
 
 
 def looks_left(gap: float, difference: float, *, noise: float, horizon: float) -> float:
