@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from core_logs import category_entry, document, model_entry
+from core_logs import category_entry, config_event, decided, document, fold, model_entry, scored
 from numpy.typing import NDArray
 
 from banditroute.core.evidence import Cell, Usage, empty_cell
+from banditroute.core.fold import State, learn
 from banditroute.core.mixed import Outlook
 from banditroute.core.pool import (
     ABILITY,
@@ -183,3 +185,26 @@ def conditioned(
     gain = np.linalg.solve(variance, total[count:, :count]).T
     gaps = np.array([each.value for each in shown]) - CENTRE
     return mean[:count] + gain @ gaps, total[:count, :count] - gain @ total[count:, :count]
+
+
+def shared_document(ks: list[str], ms: list[str], priors: Mapping[Key, tuple[float, float]]) -> dict[str, object]:
+    said: dict[str, dict[str, dict[str, float]]] = {}
+    for (k, m), (quality, size) in priors.items():
+        said.setdefault(k, {})[m] = {"quality": quality, "effective_sample_size": size}
+    entry = category_entry(models=ms, cost_weight=0.0)
+    return document(dict.fromkeys(ks, entry), models={m: model_entry() for m in ms}, priors=said)
+
+
+def told_of_inverted(priors: Mapping[Key, tuple[float, float]], looks: int) -> State:
+    """Two categories, three models of quality .8, .5 and .2, each looked at so often in both."""
+    ks, ms = categories(2), arms_named(3)
+    state, _ = fold([config_event(1, shared_document(ks, ms, priors))])
+    rng, position = random.Random(4), 1
+    for _ in range(looks):
+        for k in ks:
+            for m, quality in zip(ms, (0.8, 0.5, 0.2), strict=True):
+                position += 1
+                value = min(1.0, max(0.0, rng.gauss(quality, 0.2)))
+                state, found = learn(state, scored(position, position, decided(k, m), value))
+                assert not found
+    return state
