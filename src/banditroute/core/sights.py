@@ -42,7 +42,6 @@ class Sights(NamedTuple):
     """Tables of shape (C, M), a cell that is not there is empty. `factor`, shape (C, 1), times a cell's `sums`, shape
     (13, C, M), is what they are worth now. Categories and models by name."""
 
-    categories: Sequence[str]
     models: Sequence[str]
     factor: Matrix
     sums: NDArray[np.float64]
@@ -112,7 +111,7 @@ class Columns:
         """
         if settings is not self._settings or not self._read_changed(categories):
             self._read_all(settings, categories)
-        return Sights([*categories], [*self._place], factors[:, None], self._sums, self._given, self)
+        return Sights([*self._place], factors[:, None], self._sums, self._given, self)
 
     def by_category(self, precision: Matrix, mean: Matrix) -> dict[str, dict[str, tuple[float, float]]]:
         """By category and model the (precision, mean) of each cell last looked at, where there is precision.
