@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from banditroute.config import load
-from banditroute.core.fold import INITIAL, State, learn
+from banditroute.core.fold import learn
+from banditroute.core.state import INITIAL, State
 from banditroute.core.types import Attempt, Event, FeedbackReport, RouteQuery, Signal, SignalKind
 from banditroute.engine import Engine
 from banditroute.log.checkpoint import encode

@@ -9,7 +9,8 @@ import pytest
 
 from banditroute.bench import decide, fold, peers
 from banditroute.bench.timing import Call, in_turn, quantile
-from banditroute.core.fold import INITIAL, learn
+from banditroute.core.fold import learn
+from banditroute.core.state import INITIAL
 
 
 def test_quantiles() -> None:

@@ -89,6 +89,9 @@ class CategoryConfig(_Strict):
         5000.0, description="observations an arm may amount to"
     )
     planning_horizon_count: Count = Field(500, description="requests ahead for which exploring an arm must still pay")
+    min_sources: Annotated[int, Field(ge=1, le=8)] = Field(
+        1, description="sources of feedback that must each see a degradation before a model is demoted"
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> CategoryConfig:
@@ -151,6 +154,9 @@ class ConfigFile(_Strict):
     )
     feedback_window_s: Annotated[float, Field(ge=1, le=366 * 86400)] = Field(
         7 * 86400.0, description="seconds for which a decision takes feedback"
+    )
+    false_alarms_per_million_feedbacks: Annotated[float, Field(ge=0.001, le=100_000)] = Field(
+        20.0, description="demotions of a model that is as good as ever, at most, in a million feedbacks"
     )
     models: dict[str, ModelConfig] = Field(min_length=1, description="the models, by the name that Route answers")
     categories: dict[str, CategoryConfig] = Field(min_length=1, description="the task categories, by name")
@@ -281,9 +287,12 @@ def _cross_checks(file: ConfigFile) -> list[tuple[tuple[str | int, ...], str]]:
     return found
 
 
+SHARED = {"models", "categories", "priors", "feedback_window_s", "false_alarms_per_million_feedbacks"}
+
+
 def _document(file: ConfigFile) -> dict[str, Any]:
     """The canonical document; `cost_reference_usd` may still be null."""
-    dumped = file.model_dump(mode="json", include={"models", "categories", "priors", "feedback_window_s"})
+    dumped = file.model_dump(mode="json", include=SHARED)
     for model in dumped["models"].values():
         if model["cached_input_usd_per_mtok"] is None:
             model["cached_input_usd_per_mtok"] = model["input_usd_per_mtok"]

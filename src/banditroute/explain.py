@@ -19,6 +19,7 @@ EXCLUSIONS: Mapping[Exclusion, str] = {
     Exclusion.TAG_MISSING: "lacks a required tag",
     Exclusion.COST_TOO_HIGH: "was expected to cost more than the maximum",
     Exclusion.CONTEXT_TOO_LONG: "cannot take so many tokens",
+    Exclusion.PAUSED: "was paused by an operator",
 }
 
 

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from banditroute import logs
 from banditroute.core.errors import FoldHalted, StaleState, StoreClosed, StoreError, StoreUnavailable
-from banditroute.core.fold import FOLD_VERSION, INITIAL, State, learn
+from banditroute.core.fold import FOLD_VERSION, learn
 from banditroute.core.sights import Columns
+from banditroute.core.state import INITIAL, State
 from banditroute.core.types import Event, Transition
 from banditroute.log.base import EventLog
 from banditroute.log.checkpoint import checkpoint_of, decode

@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 from banditroute.core.consumption import Usuals, consumptions, usuals
 from banditroute.core.errors import UnknownCategory
-from banditroute.core.fold import CategoryState, State, present_factor
+from banditroute.core.lifecycle import lifecycle, lifecycle_reason
 from banditroute.core.mixed import Fit
 from banditroute.core.policy import Arm, View, Weights, share_at_mean
-from banditroute.core.posterior import LOOKAHEAD, Basis, arms, basis
+from banditroute.core.posterior import LOOKAHEAD, Basis, arms, basis, moved
 from banditroute.core.settings import CategorySettings, ModelSettings
+from banditroute.core.state import CategoryState, State, open_change, present_factor
 from banditroute.core.types import ArmReport, CategoryReport
 
 
@@ -43,11 +44,12 @@ class Snapshot:
         if forerunner is not None and _same_basis(state, forerunner.state):
             held = state.categories
             self._grounds, self._fits = forerunner._grounds, forerunner._fits
-            self._views = {
-                name: entry
-                for name, entry in forerunner._views.copy().items()  # route may be adding one right now
-                if held.get(name) is entry[0] and entry[1].settings.half_life_us is None
-            }
+            if state.shifts is forerunner.state.shifts and state.paused is forerunner.state.paused:
+                self._views = {
+                    name: entry
+                    for name, entry in forerunner._views.copy().items()  # route may be adding one right now
+                    if held.get(name) is entry[0] and entry[1].settings.half_life_us is None
+                }
 
     def view(self, category: str) -> View:
         """The category as it is believed to be.
@@ -74,7 +76,16 @@ class Snapshot:
         factor = present_factor(self.state, category)
         cells = [category.cells[model] for model in settings.models]
         used = consumptions(cells, factor=factor, usuals=usuals)
-        return View(settings, weights, list(map(Arm, models, used)), arms(cells, factor=factor, settings=settings, basis=basis))
+        beliefs = arms(cells, factor=factor, settings=settings, basis=basis)
+        state = self.state
+        if not state.shifts and not state.paused:
+            return View(settings, weights, list(map(Arm, models, used)), beliefs)
+        lives = [lifecycle(state, name, model) for model in settings.models]
+        keys = [open_change(state, name, model) for model in settings.models]
+        shifts = [state.shifts[key] if key else None for key in keys]
+        recoveries = [1.0 if shift is None else shift.recovery.evidence for shift in shifts]
+        beliefs = beliefs._replace(moved=moved(shifts, noises=beliefs.noises, position=state.position))
+        return View(settings, weights, list(map(Arm, models, used, lives, recoveries)), beliefs)
 
     def _ground(self, name: str) -> _Ground:
         state = self.state
@@ -120,6 +131,8 @@ class Snapshot:
                     feedback_count=cell.feedback_count,
                     error_count=cell.error_count,
                     off_policy_count=cell.off_policy_count,
+                    lifecycle=arm.lifecycle,
+                    lifecycle_reason=lifecycle_reason(state, name, arm.model.name),
                 )
             )
         settings = view.settings

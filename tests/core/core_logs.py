@@ -7,9 +7,10 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from banditroute.core.fold import FOLD_VERSION, INITIAL, State, learn
+from banditroute.core.fold import FOLD_VERSION, learn
 from banditroute.core.reward import SEPARATOR
 from banditroute.core.settings import schema_fingerprint
+from banditroute.core.state import INITIAL, State
 from banditroute.core.types import Attempt, ErrorKind, Event, EventKind, Signal, SignalKind, Transition
 from banditroute.log.base import FeedbackAppend
 from banditroute.log.memory import MemoryLog
@@ -79,6 +80,7 @@ def decided(category: str, model: str, *, features: Mapping[str, float] | None =
     return {
         "category": category,
         "model": model,
+        "state_position": 0,
         "computed_cost_usd": cost_usd,
         "schema": schema_fingerprint(names).hex(),
         "context": [(features or {})[name] for name in names],

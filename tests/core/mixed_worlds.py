@@ -11,7 +11,7 @@ from core_logs import category_entry, config_event, decided, document, fold, mod
 from numpy.typing import NDArray
 
 from banditroute.core.evidence import Cell, Usage, empty_cell
-from banditroute.core.fold import State, learn
+from banditroute.core.fold import learn
 from banditroute.core.mixed import Outlook
 from banditroute.core.pool import (
     ABILITY,
@@ -31,6 +31,7 @@ from banditroute.core.pool import (
 from banditroute.core.posterior import Arms, arms, basis
 from banditroute.core.settings import EMPTY, CategorySettings, Prior, SharedSettings, parse_shared
 from banditroute.core.sights import Columns, Sights
+from banditroute.core.state import State
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]

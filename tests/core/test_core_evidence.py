@@ -27,9 +27,10 @@ from banditroute.core.evidence import (
     standardised,
     usage_of,
 )
-from banditroute.core.fold import CategoryState, State, _rebased, present_factor
+from banditroute.core.fold import _rebased
 from banditroute.core.numerics import unpack
 from banditroute.core.settings import Feature, ModelSettings
+from banditroute.core.state import CategoryState, State, present_factor
 
 PROFILE = settings(max_examples=60, derandomize=True, deadline=None)
 PRICED = ModelSettings("m", 1e-6, 2e-6, 0.5e-6, None, frozenset())

@@ -27,10 +27,11 @@ from core_logs import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from banditroute.core.fold import FOLD_VERSION, INITIAL, MEANS_EVERY, MEANS_EVERY_YOUNG, VARIANCES_EVERY, State, learn
+from banditroute.core.fold import FOLD_VERSION, MEANS_EVERY, MEANS_EVERY_YOUNG, VARIANCES_EVERY, learn
 from banditroute.core.pool import START
 from banditroute.core.settings import canonical_json
 from banditroute.core.sights import Columns
+from banditroute.core.state import INITIAL, State
 from banditroute.core.types import Event, EventKind, RouteQuery
 from banditroute.log.checkpoint import checkpoint_of, decode, encode
 from banditroute.snapshot import Snapshot

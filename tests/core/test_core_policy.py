@@ -14,11 +14,11 @@ from mixed_worlds import differences
 
 from banditroute.core.eligibility import exclusion
 from banditroute.core.errors import NoEligibleModel
-from banditroute.core.fold import State
 from banditroute.core.mixed import Belief, contrasts
 from banditroute.core.policy import IN_FLIGHT_LOOK, PLAN_CACHE_SIZE, View, looks_left, outline, reason, share_at_mean
 from banditroute.core.propensity import thompson, with_floor
 from banditroute.core.settings import ModelSettings
+from banditroute.core.state import State
 from banditroute.core.types import Candidate, Event, EventKind, Exclusion, Plan, Reason, RouteQuery
 from banditroute.snapshot import Snapshot
 
@@ -300,7 +300,8 @@ def test_contexts_have_plans_of_their_own() -> None:
 def test_reasons() -> None:
     def plan(shares: list[float], pure: list[float]) -> Plan:
         names = tuple("abcd"[: len(shares)])
-        return Plan(names, tuple(shares), (), (), (0.0,) * len(shares), tuple(pure), (math.inf,) * len(shares))
+        rows = tuple(Candidate(name, None, 0.0, 0.0, 0.0, 0.0, share) for name, share in zip(names, shares, strict=True))
+        return Plan(names, tuple(shares), rows, rows, (0.0,) * len(shares), tuple(pure), (math.inf,) * len(shares))
 
     floored = plan([0.8, 0.19, 0.01], [0.81, 0.19, 0.0])
     assert [reason(floored, i) for i in range(3)] == [Reason.BEST, Reason.EXPLORATION, Reason.FLOOR]

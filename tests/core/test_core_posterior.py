@@ -13,7 +13,7 @@ from mixed_worlds import CHAT, believed
 from numpy.typing import NDArray
 
 from banditroute.core.evidence import Cell, add_reward, empty_cell
-from banditroute.core.fold import VARIANCES_EVERY, State, learn
+from banditroute.core.fold import VARIANCES_EVERY, learn
 from banditroute.core.mixed import Belief, Outlook
 from banditroute.core.pool import (
     ABILITY,
@@ -28,6 +28,7 @@ from banditroute.core.pool import (
 )
 from banditroute.core.posterior import LOOKAHEAD, RIDGE, Arms, stddevs
 from banditroute.core.settings import CategorySettings, Prior, parse_shared
+from banditroute.core.state import State
 from banditroute.snapshot import Snapshot
 
 ALONE = CENTRE_VARIANCE + DIFFICULTY + ABILITY + START_SPREAD

@@ -29,11 +29,12 @@ from mixed_worlds import (
 )
 
 from banditroute.core.evidence import empty_cell
-from banditroute.core.fold import State, learn
+from banditroute.core.fold import learn
 from banditroute.core.mixed import Fit
 from banditroute.core.pool import CENTRE, PRIOR_SIZE, START, START_NOISE
 from banditroute.core.posterior import LOOKAHEAD
 from banditroute.core.settings import ANY_CATEGORY
+from banditroute.core.state import State
 from banditroute.core.types import Event, RouteQuery
 from banditroute.snapshot import Snapshot
 
@@ -213,7 +214,7 @@ def test_a_wrong_prior_does_not_move_the_evidence() -> None:
     assert wrong.pool.cells["k01"]["m00"] == without.pool.cells["k01"]["m00"]
     assert wrong.pool.cells["k00"]["m00"] != without.pool.cells["k00"]["m00"]
     for m in arms_named(3):
-        assert wrong.pool.of(m)._replace(trust=1.0) == without.pool.of(m)._replace(trust=1.0)
+        assert wrong.pool.of(m)._replace(trust=1.0, ability=0.5) == without.pool.of(m)._replace(trust=1.0, ability=0.5)
 
 
 def test_adding_a_model_does_not_move_the_evidence_of_the_others() -> None:
@@ -229,7 +230,9 @@ def test_adding_a_model_does_not_move_the_evidence_of_the_others() -> None:
             assert {m: more.categories[k].cells[m] for m in ms} == state.categories[k].cells
             assert {m: more.pool.cells[k][m] for m in ms} == same.pool.cells[k]
             assert more.categories[k].cells["m99"] == empty_cell(1)
-        assert more.pool.models == same.pool.models
+        for m, held in same.pool.models.items():  # a newcomer's prior says something of how hard its category is
+            assert more.pool.of(m)._replace(ability=held.ability) == held
+            assert more.pool.of(m).ability == pytest.approx(held.ability, abs=0.05)
         assert "m99" not in more.pool.cells["k00"]
 
 

@@ -24,8 +24,9 @@ from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from banditroute.core.fold import INITIAL, MEANS_EVERY_YOUNG, State, learn
+from banditroute.core.fold import MEANS_EVERY_YOUNG, learn
 from banditroute.core.policy import share_at_mean
+from banditroute.core.state import INITIAL, State
 from banditroute.core.types import Candidate, Event, EventKind, RouteQuery
 from banditroute.snapshot import Snapshot
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from banditroute.client import Client, RequestFailed, feedback_request, route_request
-from banditroute.core.fold import FOLD_VERSION, INITIAL, learn
+from banditroute.core.fold import FOLD_VERSION, learn
 from banditroute.core.settings import canonical_json
+from banditroute.core.state import INITIAL
 from banditroute.core.types import Event, EventKind
 from banditroute.demo.process import ServerProcess
 from banditroute.log.base import chained

@@ -12,9 +12,10 @@ from typing import Any
 from banditroute.bench.setups import crowd
 from banditroute.bench.timing import quantile
 from banditroute.config import load, resolved
-from banditroute.core.fold import INITIAL, MEANS_EVERY, VARIANCES_EVERY, State, learn
+from banditroute.core.fold import MEANS_EVERY, VARIANCES_EVERY, learn
 from banditroute.core.settings import parse_shared
 from banditroute.core.sights import Columns
+from banditroute.core.state import INITIAL, State
 from banditroute.core.types import Attempt, Event, EventKind, Signal, SignalKind
 from banditroute.log.base import FeedbackAppend
 from banditroute.log.memory import MemoryLog

@@ -14,7 +14,7 @@ from banditroute.cli.output import console, print_json, table, usd
 from banditroute.cli.stored import has_state, stored
 from banditroute.config import Config, load, resolved
 from banditroute.core.errors import BanditrouteError, ConfigError
-from banditroute.core.fold import State
+from banditroute.core.state import State
 from banditroute.wiring import read_keys, state_directory
 
 

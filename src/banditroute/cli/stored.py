@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from banditroute.config import Config
 from banditroute.core.errors import StoreUnavailable
-from banditroute.core.fold import FOLD_VERSION, INITIAL, State, learn
+from banditroute.core.fold import FOLD_VERSION, learn
+from banditroute.core.state import INITIAL, State
 from banditroute.log.checkpoint import decode
 from banditroute.log.sqlite import LOG_FILE, SqliteLog
 from banditroute.wiring import state_directory

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from banditroute.core.settings import ModelSettings
-from banditroute.core.types import Exclusion, RouteQuery
+from banditroute.core.types import Exclusion, Lifecycle, RouteQuery
 
 
 def exclusion(
-    model: ModelSettings, query: RouteQuery, *, input_tokens: float, output_tokens: float, expected_cost_usd: float
+    model: ModelSettings,
+    query: RouteQuery,
+    lifecycle: Lifecycle = Lifecycle.LIVE,
+    *,
+    input_tokens: float,
+    output_tokens: float,
+    expected_cost_usd: float,
 ) -> Exclusion | None:
     """The first reason for which `model` may not serve `query`; None where it may.
 
@@ -16,6 +22,8 @@ def exclusion(
         output_tokens: expected tokens of the answer.
         expected_cost_usd: what the request is expected to cost on this model.
     """
+    if lifecycle is Lifecycle.DISABLED:
+        return Exclusion.PAUSED
     if query.allowed_models and model.name not in query.allowed_models:
         return Exclusion.NOT_ALLOWED
     if model.name in query.excluded_models:

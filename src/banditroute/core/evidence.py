@@ -141,6 +141,16 @@ def add_reward(
     )
 
 
+def shifted(cell: Cell, by: float) -> Cell:
+    """The cell as if every reward had been `by` more."""
+    dimension = len(cell.moment)
+    ones = cell.information[:dimension]  # sum w z, as z starts with 1
+    square = cell.square + by * (2.0 * cell.moment[0] + by * ones[0])
+    return cell._replace(
+        moment=tuple([total + by * each for total, each in zip(cell.moment, ones, strict=True)]), square=max(0.0, square)
+    )
+
+
 def usage_of(attempt: Mapping[str, Any] | None) -> tuple[Usage, bool]:
     """What one attempt, as a record has it, says of tokens, cost and latency, and whether it failed.
 

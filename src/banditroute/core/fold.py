@@ -8,8 +8,8 @@ the journal and skipped, identically everywhere; it never raises. `append_time_u
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from banditroute.core.evidence import (
     REBASE_HALF_LIVES,
     Ageing,
     Cell,
-    add_reward,
     add_usage,
     empty_cell,
     finite,
@@ -27,14 +26,16 @@ from banditroute.core.evidence import (
     standardised,
     usage_of,
 )
-from banditroute.core.numerics import exp2, exp2s
-from banditroute.core.pool import START, Pool, refresh_means, refresh_variances
+from banditroute.core.lifecycle import Note, Told, ended_with, reviewed, rewarded, watched
+from banditroute.core.numerics import exp2s
+from banditroute.core.pool import Pool, refresh_means, refresh_variances
 from banditroute.core.reward import SEPARATOR, fuse
-from banditroute.core.settings import EMPTY, Feature, SharedSettings, number, parse_shared
+from banditroute.core.settings import number, parse_shared
 from banditroute.core.sights import Columns
+from banditroute.core.state import CategoryState, State, half_lives, present_factor
 from banditroute.core.types import Event, EventKind, Transition
 
-FOLD_VERSION = 1
+FOLD_VERSION = 2
 """Raised whenever the same events would give another state. Checkpoints of another version are not used."""
 
 MEANS_EVERY, VARIANCES_EVERY = 64, 1024
@@ -46,43 +47,7 @@ MAX_WEIGHT = 100.0
 _BAD_EVENT = (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError)
 
 
-class CategoryState(NamedTuple):
-    """One category's evidence. Cells of models that were removed stay: what was learned is kept.
-
-    `entered` is the position at which each of its models came in, or came back;
-    `ordinal` is the highest number that the log gave to a decision with feedback here; `landmark` is the
-    place (see `Ageing.place`) whose evidence has forward weight 1; `features` and `ageing` are those that
-    the cells' sums were made with.
-    """
-
-    cells: Mapping[str, Cell]
-    entered: Mapping[str, int]
-    ordinal: int
-    landmark: int
-    features: tuple[Feature, ...]
-    ageing: Ageing
-    revision: int
-
-
-class State(NamedTuple):
-    """Everything that was learned, up to and including `position`."""
-
-    position: int
-    chain: bytes
-    append_time_us: int
-    config_position: int
-    document: Mapping[str, Any]
-    settings: SharedSettings
-    overrides: Mapping[str, Mapping[str, float]]
-    categories: Mapping[str, CategoryState]
-    pool: Pool
-    schemas: Mapping[str, tuple[str, ...]]
-    feedback_count: int
-    recorded_count: int
-    skipped_count: int
-
-
-INITIAL = State(0, b"", 0, 0, {}, EMPTY, {}, {}, START, {}, 0, 0, 0)
+Folded = tuple[State, Sequence[Note]]
 
 _NEVER_FED = CategoryState({}, {}, 0, 0, (), Ageing(None, None), 0)
 
@@ -104,24 +69,27 @@ def learn(state: State, event: Event, columns: Columns | None = None) -> tuple[S
             f"event {event.position} (kind {event.kind!r}, fold version {event.fold_version}) is from a newer banditroute "
             f"(this one folds up to version {FOLD_VERSION}): upgrade this process"
         )
-    transitions: tuple[Transition, ...] = ()
+    notes: Sequence[Note] = ()
     now = max(state.append_time_us, event.append_time_us)
     base = state._replace(position=event.position, chain=event.chain, append_time_us=now)
     try:
-        after = apply(base, event)
+        after, notes = apply(base, event)
     except _BAD_EVENT as error:
         after = base._replace(skipped_count=base.skipped_count + 1)
         body = {"event_kind": event.kind, "reason": f"{type(error).__name__}: {str(error)[:200]}"}
-        transitions = (Transition(event.position, 1, now, "event_skipped", body),)
+        notes = (Note("event_skipped", body),)
     configured = event.kind == EventKind.CONFIG
-    if configured or event.position % (MEANS_EVERY if event.position > YOUNG else MEANS_EVERY_YOUNG) == 0:
+    if configured or notes or event.position % (MEANS_EVERY if event.position > YOUNG else MEANS_EVERY_YOUNG) == 0:
         after = after._replace(pool=_refreshed(after, columns or Columns(), configured=configured))
-    return after, transitions
+        if after.shifts:
+            after, more = reviewed(after)
+            notes = [*notes, *more]
+    return after, tuple([Transition(event.position, i, now, *note) for i, note in enumerate(notes, start=1)])
 
 
 def _refreshed(state: State, columns: Columns, *, configured: bool) -> Pool:
     live = {name: category for name, category in sorted(state.categories.items()) if name in state.settings.categories}
-    factors = exp2s(np.array([_half_lives(state, category) for category in live.values()]))
+    factors = exp2s(np.array([half_lives(state, category) for category in live.values()]))
     with np.errstate(all="ignore"):  # as Python's own arithmetic
         sights = columns.look(state.settings, {name: category.cells for name, category in live.items()}, factors)
         pool = refresh_means(state.pool, sights)
@@ -131,20 +99,10 @@ def _refreshed(state: State, columns: Columns, *, configured: bool) -> Pool:
         return refresh_variances(pool, sights) if due else pool
 
 
-def _half_lives(state: State, category: CategoryState) -> float:
-    """From now to the landmark: below 0, as that is past."""
-    return category.ageing.half_lives(category.landmark, ordinal=category.ordinal, time_us=state.append_time_us)
-
-
-def present_factor(state: State, category: CategoryState) -> float:
-    """What a category's sums must be multiplied by to be worth what they are now."""
-    return exp2(_half_lives(state, category))
-
-
 # --- configuration ---------------------------------------------------------------------------------
 
 
-def _configure(state: State, event: Event) -> State:
+def _configure(state: State, event: Event) -> Folded:
     document = event.body["document"]
     settings = parse_shared(document)
     categories = dict(state.categories)
@@ -174,16 +132,18 @@ def _configure(state: State, event: Event) -> State:
             features=wanted.features,
             ageing=ageing,
             revision=event.position,
+            references=held.references,
         )
-    return state._replace(
+    configured = state._replace(
         config_position=event.position, document=document, settings=settings, categories=categories, schemas=schemas
     )
+    return configured, ()
 
 
 # --- operator --------------------------------------------------------------------------------------
 
 
-def _operate(state: State, event: Event) -> State:
+def _operate(state: State, event: Event) -> Folded:
     body = event.body
     if body["action"] != "set_weights":
         raise ValueError(f"unknown action {body['action']!r}")
@@ -199,13 +159,13 @@ def _operate(state: State, event: Event) -> State:
             layer[field] = number(value, low=0.0, high=MAX_WEIGHT)
     overrides = {key: value for key, value in {**state.overrides, name: layer}.items() if value}
     categories = {**state.categories, name: category._replace(revision=event.position)}
-    return state._replace(overrides=overrides, categories=categories)
+    return state._replace(overrides=overrides, categories=categories), ()
 
 
 # --- feedback --------------------------------------------------------------------------------------
 
 
-def _feedback(state: State, event: Event) -> State:
+def _feedback(state: State, event: Event) -> Folded:
     body = event.body
     decision, before, after = body["decision"], body["before"] or {}, body["after"]
     name, drawn = decision["category"], decision["model"]
@@ -213,7 +173,7 @@ def _feedback(state: State, event: Event) -> State:
     if settings is None:
         if name not in state.categories:
             raise ValueError(f"category {name!r} was never configured")
-        return state._replace(recorded_count=state.recorded_count + 1)
+        return state._replace(recorded_count=state.recorded_count + 1), ()
     category = state.categories[name]
     position, ordinal, time_us = int(after["position"]), int(after["ordinal"]), int(after["time_us"])
     if not 0 < ordinal <= 2**53 or not 0 <= time_us <= 2**53:
@@ -227,6 +187,17 @@ def _feedback(state: State, event: Event) -> State:
         raise ValueError("context does not fit its schema")
     raw = {feature: number(value, low=-1e9, high=1e9) for feature, value in zip(names, context, strict=True)}
     z = standardised(raw, settings.features)
+    told = Told(
+        category=name,
+        drawn=drawn,
+        position=position,
+        ordinal=ordinal,
+        time_us=time_us,
+        made=int(decision["state_position"]),
+        event=event.position,
+        z=z,
+        weight=weight,
+    )
     cells = dict(category.cells)
     touched = set()
     outside = False
@@ -240,10 +211,10 @@ def _feedback(state: State, event: Event) -> State:
 
     for model, reward in fuse(after["signals"]).items():
         old = old_rewards.get(model, (0.0, 0.0))
-        if not learns(model):
+        if not learns(model) or ended_with(state, told, model):
             outside = True
         elif old != reward:
-            cells[model] = add_reward(cells[model], z=z, before=old, after=reward, weight=weight, off_policy=model != drawn)
+            state = rewarded(state, told, cells, model, old, reward)
             touched.add(model)
     for key, attempt in sorted(after["attempts"].items()):
         model, was = key.split(SEPARATOR)[0], old_attempts.get(key)
@@ -255,11 +226,25 @@ def _feedback(state: State, event: Event) -> State:
     if not all(finite(cells[model]) for model in touched):
         raise ValueError("the evidence would not be finite")
     categories = {**state.categories, name: category._replace(cells=cells, ordinal=max(category.ordinal, ordinal))}
-    return state._replace(
+    state = state._replace(
         categories=categories,
         feedback_count=state.feedback_count + 1,
         recorded_count=state.recorded_count + outside,
     )
+    if drawn not in settings.models:
+        return state, ()
+    return watched(state, told, _first_values(after["signals"], old_signals, drawn))
+
+
+def _first_values(signals: Mapping[str, Sequence[Any]], before: Mapping[str, Any], drawn: str) -> list[tuple[str, str, float]]:
+    """What sources say of the model that was drawn and had not said before: (source, kind, value)."""
+    found = []
+    for key, (value, weight, _) in sorted(signals.items()):
+        if key not in before and weight > 0.0:
+            model, kind, source = key.split(SEPARATOR)
+            if model == drawn:
+                found.append((source, kind, value))
+    return found
 
 
 def _rebased(category: CategoryState, place: int) -> CategoryState:
@@ -272,7 +257,7 @@ def _rebased(category: CategoryState, place: int) -> CategoryState:
     return category._replace(cells=cells, landmark=category.landmark + steps * half_life)
 
 
-_KINDS: Mapping[str, Callable[[State, Event], State]] = {
+_KINDS: Mapping[str, Callable[[State, Event], Folded]] = {
     EventKind.CONFIG: _configure,
     EventKind.OPERATOR: _operate,
     EventKind.FEEDBACK: _feedback,

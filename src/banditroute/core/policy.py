@@ -25,10 +25,9 @@ from banditroute.core.evidence import standardised
 from banditroute.core.mixed import Belief, Matrix, contrasts
 from banditroute.core.posterior import Arms, stddevs
 from banditroute.core.propensity import thompson, with_floor
-from banditroute.core.settings import CategorySettings, ModelSettings
-from banditroute.core.types import Candidate, Plan, Reason, RouteQuery
+from banditroute.core.settings import LOG_COST_STEEPNESS, CategorySettings, ModelSettings
+from banditroute.core.types import Candidate, Lifecycle, Plan, Reason, RouteQuery
 
-LOG_COST_STEEPNESS = 99.0
 IN_FLIGHT_LOOK = 0.5
 """What a decision in flight counts of a look: its feedback may be late, or never come."""
 _HOPELESS = 64.0  # z^2: beyond it no horizon is long enough
@@ -36,6 +35,8 @@ _EQUAL, _LEAST_DIFFERENCE = 1e-9, 1e-14
 _SQRT_HALF = math.sqrt(0.5)
 _INV_SQRT_2PI = 1.0 / math.sqrt(2.0 * math.pi)
 PLAN_CACHE_SIZE = 16
+PROBE_SPEND, LEAST_PROBES, MOST_PROBES, MOST_ALL_PROBES = 0.01, 0.02, 0.3, 0.5
+"""Utility per request that probing a demoted arm may cost; its least and most share, and the most of all together."""
 _NONE: Mapping[str, int] = {}
 
 
@@ -51,6 +52,9 @@ class Arm(NamedTuple):
 
     model: ModelSettings
     consumption: Consumption
+    lifecycle: Lifecycle = Lifecycle.LIVE
+    recovery: float = 1.0
+    """Evidence (e-value) that a demoted arm is again what it was."""
 
 
 class Outline(NamedTuple):
@@ -88,7 +92,7 @@ def scaled_cost(settings: CategorySettings, cost_usd: float) -> float:
 class View:
     """One category at one state: immutable but for what is worked out when first asked for, which a race can only do twice."""
 
-    __slots__ = ("_mean_outline", "_plans", "arms", "beliefs", "noises", "schema", "settings", "weights")
+    __slots__ = ("_mean_outline", "_plans", "_unheld", "arms", "beliefs", "noises", "schema", "settings", "weights")
 
     def __init__(self, settings: CategorySettings, weights: Weights, arms: Sequence[Arm], beliefs: Arms) -> None:
         self.settings = settings
@@ -97,6 +101,7 @@ class View:
         self.arms = tuple(arms)
         self.beliefs = beliefs
         self._mean_outline: Outline | None = None
+        self._unheld = all(arm.lifecycle is Lifecycle.LIVE for arm in self.arms)
         self.noises: list[float] = beliefs.noises.tolist()
         self._plans: dict[tuple[object, ...], tuple[Plan, dict[tuple[str, ...], Plan]]] = {}
 
@@ -133,7 +138,7 @@ class View:
         if features and query.features:
             return outline(*self.beliefs.at(standardised(query.features, features)))
         if self._mean_outline is None:
-            self._mean_outline = outline(self.beliefs.belief, self.beliefs.later)
+            self._mean_outline = outline(*self.beliefs.at(standardised({}, features)))
         return self._mean_outline
 
     def _plan(self, query: RouteQuery, in_flight: Mapping[str, int]) -> Plan:
@@ -146,7 +151,7 @@ class View:
         delay_weight = self.weights.latency / settings.latency_reference_s
         ranked = []
         excluded: dict[int, Candidate] = {}
-        for place, ((model, use), mean, stddev) in enumerate(zip(self.arms, seen.mean, seen.stddev, strict=True)):
+        for place, ((model, use, life, _), mean, stddev) in enumerate(zip(self.arms, seen.mean, seen.stddev, strict=True)):
             name, in_price, out_price, _, token_limit, _ = model
             into, out, ratio, unpriced, latency = use
             if asked_in is not None:
@@ -158,26 +163,29 @@ class View:
             worth = mean - (rate * cost if linear else cost_weight * scaled_cost(settings, cost))
             if latency is not None:
                 worth -= delay_weight * latency
-            if not free or token_limit is not None:
-                why = exclusion(model, query, input_tokens=into, output_tokens=out, expected_cost_usd=cost)
+            if not free or token_limit is not None or life is Lifecycle.DISABLED:
+                why = exclusion(model, query, life, input_tokens=into, output_tokens=out, expected_cost_usd=cost)
                 if why is not None:
-                    excluded[place] = Candidate(name, why, mean, stddev, cost, worth, 0.0)
+                    excluded[place] = Candidate(name, why, mean, stddev, cost, worth, 0.0, life)
                     continue
-            ranked.append((-worth, place, name, mean, stddev, cost, computed))
+            ranked.append((-worth, place, name, mean, stddev, cost, computed, life))
         if not ranked:
             raise NoEligibleModel(
                 settings.name, {row.model: str(row.exclusion and row.exclusion.name) for row in excluded.values()}
             )
         ranked.sort()
-        losses, places, names, means, deviations, costs, computed_costs = zip(*ranked, strict=True)
+        losses, places, names, means, deviations, costs, computed_costs, lives = zip(*ranked, strict=True)
         worths = [-loss for loss in losses]
         patience = self._patience(worths, places, seen)
-        tried = [i for i, most in enumerate(patience) if most >= in_flight.get(names[i], 0)]
+        probes = {} if self._unheld else self._probes(worths, places)
+        tried = [i for i, most in enumerate(patience) if most >= in_flight.get(names[i], 0) and i not in probes]
         pure = [0.0] * len(ranked)
         for i, share in zip(tried, thompson([worths[i] for i in tried], [seen.spread[places[i]] for i in tried]), strict=True):
             pure[i] = share
-        shares = with_floor(pure, settings.propensity_floor)
-        eligible = tuple(map(Candidate, names, itertools.repeat(None), means, deviations, costs, worths, shares))
+        shares = (
+            with_floor(pure, settings.propensity_floor) if not probes else with_probes(pure, settings.propensity_floor, probes)
+        )
+        eligible = tuple(map(Candidate, names, itertools.repeat(None), means, deviations, costs, worths, shares, lives))
         rows = excluded | dict(zip(places, eligible, strict=True))
         return Plan(
             models=names,
@@ -186,8 +194,23 @@ class View:
             candidates=tuple([rows[place] for place in range(len(rows))]),
             computed_costs_usd=computed_costs,
             unfloored=tuple(pure),
-            patience=tuple([most if most >= 0.0 else math.inf for most in patience]),
+            patience=tuple([most if most >= 0.0 and i not in probes else math.inf for i, most in enumerate(patience)]),
         )
+
+    def _probes(self, worths: Sequence[float], places: Sequence[int]) -> dict[int, float]:
+        """The shares of demoted arms that a live one beats, by rank: about PROBE_SPEND of utility per request, times the
+        evidence of recovery. That is at most 1 in expectation while nothing recovers, so the spend stays."""
+        lives = [self.arms[place].lifecycle for place in places]
+        best = next((worth for worth, life in zip(worths, lives, strict=True) if life is Lifecycle.LIVE), None)
+        if best is None:
+            return {}
+        found = {}
+        for i, (worth, life) in enumerate(zip(worths, lives, strict=True)):
+            if life is not Lifecycle.LIVE and worth < best:
+                usual = min(MOST_PROBES, max(LEAST_PROBES, PROBE_SPEND / (best - worth)))
+                found[i] = min(MOST_PROBES, max(LEAST_PROBES, usual * self.arms[places[i]].recovery))
+        total = sum(found.values())
+        return {i: share * min(1.0, MOST_ALL_PROBES / total) for i, share in found.items()}
 
     def _patience(self, worths: Sequence[float], places: Sequence[int], seen: Outline) -> list[float]:
         """How many looks in flight each arm bears, best first, as `places` are; below 0: exploring it does not pay at all."""
@@ -205,6 +228,16 @@ class View:
                 left = looks_left(gap, difference, noise=noises[place], horizon=horizon)
             patience.append(left / IN_FLIGHT_LOOK)
         return patience
+
+
+def with_probes(pure: Sequence[float], floor: float, probes: Mapping[int, float]) -> list[float]:
+    """Shares of which those in `probes`, by index, are fixed; the others' are `pure` above the floor, and share the rest."""
+    live = [i for i in range(len(pure)) if i not in probes]
+    rest = 1.0 - sum(probes.values())
+    shares = [probes.get(i, 0.0) for i in range(len(pure))]
+    for i, share in zip(live, with_floor([pure[i] for i in live], floor), strict=True):
+        shares[i] = share * rest
+    return shares
 
 
 _UNCONSTRAINED = RouteQuery(category="")[4:8]
@@ -269,6 +302,8 @@ def reason(plan: Plan, choice: int) -> Reason:
         return Reason.ONLY_ELIGIBLE
     if choice == 0:
         return Reason.BEST
+    if plan.unfloored[choice] == 0.0 and plan.eligible[choice].lifecycle is not Lifecycle.LIVE:
+        return Reason.PROBE
     return Reason.FLOOR if plan.unfloored[choice] < plan.propensities[choice] else Reason.EXPLORATION
 
 

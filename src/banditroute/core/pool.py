@@ -38,6 +38,8 @@ PRIOR_NOISE, PRIOR_SIZE = 0.02, 25.0
 category's values repeat, and what a file carries over from elsewhere does not become surer by that."""
 PRIOR_SLACK = 0.0009
 """Variance by which a prior may be off without being called wrong (sd .03)."""
+SWEEPS, STANDING_VARIANCE = 3, 0.01
+"""Of backfitting; and how unsure ability and difficulty themselves are taken to be, in `standing`."""
 _LOG2_E = 1.4426950408889634
 
 Cells = Mapping[str, Mapping[str, tuple[float, float]]]
@@ -47,7 +49,7 @@ class Pooled(NamedTuple):
     """What is known of one model across categories.
 
     Noise is a variance of quality; `trust` in (0, 1] multiplies its priors' sample sizes; the ratios are of billed to
-    computed cost and of used to expected tokens; latency in seconds.
+    computed cost and of used to expected tokens; latency in seconds; `ability` is its quality in a category of mean difficulty.
     """
 
     noise: float
@@ -56,23 +58,26 @@ class Pooled(NamedTuple):
     input_ratio: float = 1.0
     output_ratio: float = 1.0
     latency_s: float | None = None
+    ability: float = CENTRE
 
 
 class Pool(NamedTuple):
-    """All models' `Pooled`, what a model without evidence starts from, tau^2 (`spread`), and by category and model
-    what each cell's own evidence and prior said of its mean at the last refit: (1 / variance, mean)."""
+    """All models' `Pooled`, what a model without evidence starts from, tau^2 (`spread`), by category and model
+    what each cell's own evidence and prior said of its mean at the last refit, (1 / variance, mean), and by category how much
+    easier than others it was (`difficulty`, in points of quality)."""
 
     models: Mapping[str, Pooled]
     newcomer: Pooled
     spread: float
     cells: Cells
+    difficulty: Mapping[str, float]
 
     def of(self, model: str) -> Pooled:
         """The model's own, or a newcomer's."""
         return self.models.get(model, self.newcomer)
 
 
-START = Pool({}, Pooled(START_NOISE), START_SPREAD, {})
+START = Pool({}, Pooled(START_NOISE), START_SPREAD, {}, {})
 
 
 def refresh_means(pool: Pool, sights: Sights) -> Pool:
@@ -92,7 +97,7 @@ def refresh_means(pool: Pool, sights: Sights) -> Pool:
     all_n, all_s = math.fsum(row[-2] for row in sums), math.fsum(row[-1] for row in sums)
     newcomer = Pooled(noise=pool.newcomer.noise, trust=doubt, latency_s=_mean(all_s, all_n))
     fresh = pool._replace(models=models, newcomer=newcomer)
-    return fresh._replace(cells=sights.columns.by_category(*_own(fresh, sights)))
+    return _standing(fresh, sights, *_own(fresh, sights))
 
 
 def refresh_variances(pool: Pool, sights: Sights) -> Pool:
@@ -107,7 +112,38 @@ def refresh_variances(pool: Pool, sights: Sights) -> Pool:
     }
     noisy = pool._replace(models=models, newcomer=pool.newcomer._replace(noise=common))
     precision, mean = _own(noisy, sights)
-    return noisy._replace(spread=interaction_variance(precision, mean), cells=sights.columns.by_category(precision, mean))
+    return _standing(noisy._replace(spread=interaction_variance(precision, mean)), sights, precision, mean)
+
+
+def _standing(pool: Pool, sights: Sights, precision: Matrix, mean: Matrix) -> Pool:
+    """The pool with its cells, and abilities and difficulties by a few sweeps over them (backfitting, Buja, Hastie and
+    Tibshirani 1989): rougher than `core/mixed.py`, in the fold's own arithmetic, for what the fold itself compares."""
+    cells = sights.columns.by_category(precision, mean)
+    if not precision.size:
+        return pool._replace(cells=cells)
+    weights = precision / (1.0 + pool.spread * precision)
+    gaps = np.where(precision > 0.0, mean - CENTRE, 0.0)
+    by_model, by_category = 1.0 / ABILITY + _summed(weights), 1.0 / DIFFICULTY + _summed(weights.T)
+    difficulty = np.zeros(len(gaps))
+    for _ in range(SWEEPS):
+        ability = _summed(weights * (gaps - difficulty[:, None])) / by_model
+        difficulty = _summed((weights * (gaps - ability)).T) / by_category
+    models = {
+        model: pool.models[model]._replace(ability=CENTRE + each)
+        for model, each in zip(sights.models, ability.tolist(), strict=True)
+        if model in pool.models
+    }
+    return pool._replace(
+        models=models, cells=cells, difficulty=dict(zip(sights.columns.categories, difficulty.tolist(), strict=True))
+    )
+
+
+def standing(pool: Pool, category: str, model: str) -> tuple[float, float]:
+    """Mean and variance of an arm's quality as the fold knows it: its cell, pulled to ability plus difficulty."""
+    precision, mean = pool.cells.get(category, {}).get(model, (0.0, 0.0))
+    usual = pool.of(model).ability + pool.difficulty.get(category, 0.0)
+    pull = 1.0 / (pool.spread + STANDING_VARIANCE)
+    return (precision * mean + pull * usual) / (precision + pull), 1.0 / (precision + pull)
 
 
 def _over_categories(*tables: Matrix) -> list[list[float]]:

@@ -22,6 +22,7 @@ from banditroute.core.mixed import Belief, Matrix, Outlook, Vector, diagonals, i
 from banditroute.core.numerics import packed_size, unpack
 from banditroute.core.pool import Pooled, prior_precision
 from banditroute.core.settings import CategorySettings, Prior
+from banditroute.core.shift import Shift
 
 RIDGE = 0.0025
 """Prior variance of a slope, in quality points per standard deviation of its feature, squared."""
@@ -40,23 +41,39 @@ class Slopes(NamedTuple):
     covariance: NDArray[np.float64]
 
 
+class Moved(NamedTuple):
+    """Open changes of the arms: what is known of each shift, shape (K,); 0 where there is none. `later` as in `Arms`."""
+
+    mean: Vector
+    variance: Vector
+    later: Vector
+
+
 class Arms(NamedTuple):
     """All arms of a category. `sizes` are effective sample sizes; `slopes` is None without features; `later` is what
-    `LOOKAHEAD` more looks at every arm would leave of the covariance, shape (K, K)."""
+    `LOOKAHEAD` more looks at every arm would leave of the covariance, shape (K, K). Open changes are not in them: see `at`."""
 
     belief: Belief
     sizes: Sequence[float]
     noises: NDArray[np.float64]
     slopes: Slopes | None
     later: Matrix
+    moved: Moved | None = None
 
     def at(self, z: Sequence[float]) -> tuple[Belief, Matrix]:
         """The belief about the qualities at context z = (1, x), shape (d,), and what `LOOKAHEAD` more looks at every
         arm there would leave of its covariance."""
-        if self.slopes is None:
-            return self.belief, self.later
+        belief, later = (self.belief, self.later) if self.slopes is None else self._with_features(self.slopes, z)
+        if self.moved is None:
+            return belief, later
+        covariance, later = belief.covariance.copy(), later.copy()
+        diagonals(covariance)[:] += self.moved.variance
+        diagonals(later)[:] += self.moved.later
+        return Belief(belief.mean + self.moved.mean, covariance), later
+
+    def _with_features(self, slopes: Slopes, z: Sequence[float]) -> tuple[Belief, Matrix]:
         x = np.array(z[1:])
-        offset, pull, own = self.slopes
+        offset, pull, own = slopes
         scale = 1.0 - pull @ x
         both, own = scale[:, None] * scale, own @ x @ x
         covariance, later = self.belief.covariance * both, self.later * both
@@ -135,6 +152,18 @@ def _table_places(dimension: int) -> NDArray[np.intp]:
     """Where each element of a symmetric matrix, with a vector as its last column, is in their packed forms, shape (d, d + 1)."""
     size = packed_size(dimension)
     return np.array([[*row, size + i] for i, row in enumerate(unpack(range(size), dimension))], dtype=np.intp)
+
+
+def moved(shifts: Sequence[Shift | None], *, noises: Vector, position: int) -> Moved | None:
+    """What is known of the arms' open changes when the log has got to `position`; None where there is none."""
+    if not any(shifts):
+        return None
+    variance = np.array([shift.variance_at(position) if shift else 0.0 for shift in shifts])
+    return Moved(
+        np.array([shift.mean if shift else 0.0 for shift in shifts]),
+        variance,
+        variance * noises / (noises + LOOKAHEAD * variance),
+    )
 
 
 def stddevs(belief: Belief) -> list[float]:

@@ -18,7 +18,9 @@ from banditroute.core.types import SignalKind
 ANY_CATEGORY = "*"
 """In priors: speaks for every category that is not named."""
 
+FALSE_ALARMS_PER_MILLION = 20.0
 MAX_FEATURES = 16
+LOG_COST_STEEPNESS = 99.0
 MAX_NAME_BYTES = 96
 
 
@@ -69,6 +71,7 @@ class CategorySettings(NamedTuple):
     half_life_us: int | None
     max_effective_sample_size: float
     planning_horizon_count: int
+    min_sources: int
 
     @property
     def schema(self) -> bytes:
@@ -92,6 +95,7 @@ class SharedSettings(NamedTuple):
     categories: Mapping[str, CategorySettings]
     priors: Mapping[str, Mapping[str, Prior]]
     feedback_window_us: int
+    false_alarms_per_million: float
     fingerprint: str
 
     def prior(self, category: str, model: str) -> Prior | None:
@@ -105,7 +109,7 @@ class SharedSettings(NamedTuple):
         return None
 
 
-EMPTY = SharedSettings(models={}, categories={}, priors={}, feedback_window_us=0, fingerprint="")
+EMPTY = SharedSettings({}, {}, {}, feedback_window_us=0, false_alarms_per_million=FALSE_ALARMS_PER_MILLION, fingerprint="")
 
 
 @functools.lru_cache(1024)
@@ -199,6 +203,7 @@ def _category(name: str, raw: Mapping[str, Any], known: Mapping[str, ModelSettin
         half_life_us=None if half_life_s is None else int(half_life_s * 1e6),
         max_effective_sample_size=number(raw["max_effective_sample_size"], low=1.0),
         planning_horizon_count=int(number(raw["planning_horizon_count"], low=1.0)),
+        min_sources=int(number(raw.get("min_sources", 1), low=1.0, high=8.0)),
     )
 
 
@@ -228,5 +233,8 @@ def parse_shared(document: Mapping[str, Any]) -> SharedSettings:
         categories=categories,
         priors=priors,
         feedback_window_us=int(number(document["feedback_window_s"], low=1.0) * 1e6),
+        false_alarms_per_million=number(
+            document.get("false_alarms_per_million_feedbacks", FALSE_ALARMS_PER_MILLION), low=1e-3, high=1e5
+        ),
         fingerprint=document_fingerprint(document),
     )

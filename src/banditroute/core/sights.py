@@ -102,6 +102,11 @@ class Columns:
         self._pairs = np.zeros((2, 0, 0))
         self._made: list[dict[str, tuple[float, float]]] = []
 
+    @property
+    def categories(self) -> list[str]:
+        """Those last looked at, in the tables' order."""
+        return [*self._cells]
+
     def look(self, settings: SharedSettings, categories: Mapping[str, Mapping[str, Cell]], factors: Vector) -> Sights:
         """The cells as they are now.
 

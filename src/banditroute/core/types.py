@@ -19,6 +19,7 @@ class Exclusion(enum.IntEnum):
     TAG_MISSING = 3
     COST_TOO_HIGH = 4
     CONTEXT_TOO_LONG = 5
+    PAUSED = 6
 
 
 class Reason(enum.IntEnum):
@@ -28,6 +29,16 @@ class Reason(enum.IntEnum):
     EXPLORATION = 2
     FLOOR = 3
     ONLY_ELIGIBLE = 4
+    PROBE = 5
+
+
+class Lifecycle(enum.IntEnum):
+    """What may become of an arm's traffic. Values are those of the proto's Lifecycle."""
+
+    LIVE = 1
+    DEMOTED = 2
+    PROBING = 3
+    DISABLED = 4
 
 
 class Disposition(enum.IntEnum):
@@ -84,6 +95,7 @@ class Candidate(NamedTuple):
     expected_cost_usd: float
     utility_mean: float
     propensity: float
+    lifecycle: Lifecycle = Lifecycle.LIVE
 
 
 class Plan(NamedTuple):
@@ -212,6 +224,8 @@ class ArmReport(NamedTuple):
     feedback_count: int
     error_count: int
     off_policy_count: int
+    lifecycle: Lifecycle = Lifecycle.LIVE
+    lifecycle_reason: str = ""
 
 
 class CategoryReport(NamedTuple):

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
+from banditroute.core.drift import Pair, Recovery, Reference, Stream
 from banditroute.core.evidence import Ageing, Cell, Usage
-from banditroute.core.fold import FOLD_VERSION, CategoryState, State
+from banditroute.core.fold import FOLD_VERSION
 from banditroute.core.pool import Pool, Pooled
 from banditroute.core.settings import EMPTY, Feature, canonical_json, parse_shared
+from banditroute.core.shift import Row, Shift, Span
+from banditroute.core.state import CategoryState, ModelState, State
 from banditroute.log.base import Checkpoint
 
 
@@ -31,6 +35,10 @@ def encode(state: State) -> bytes:
         },
         "pool": state.pool._asdict(),
         "schemas": state.schemas,
+        "models": {model: each._asdict() for model, each in state.models.items()},
+        "shifts": state.shifts,
+        "past": state.past,
+        "paused": sorted(state.paused),
         "counts": [state.feedback_count, state.recorded_count, state.skipped_count],
     }
     return canonical_json(document).encode()
@@ -58,7 +66,37 @@ def _category(raw: dict[str, Any]) -> CategoryState:
         features=features,
         ageing=Ageing(*raw["ageing"]),
         revision=raw["revision"],
+        references={
+            model: {key: Reference(size, total, _pair(tests)) for key, (size, total, tests) in streams.items()}
+            for model, streams in raw["references"].items()
+        },
     )
+
+
+def _pair(raw: Sequence[Sequence[float]]) -> Pair:
+    down, up = raw
+    return Pair(tuple(down), tuple(up))
+
+
+def _model(raw: dict[str, Any]) -> ModelState:
+    return ModelState(
+        streams={
+            key: Stream(seen, size, square, tuple([(name, value) for name, value in waiting]), _pair(tests))
+            for key, (seen, size, square, waiting, tests) in raw["streams"].items()
+        },
+        rows=tuple(
+            [
+                Row(position, ordinal, time_us, name, (reward, weight), tuple(z), gap)
+                for position, ordinal, time_us, name, (reward, weight), z, gap in raw["rows"]
+            ]
+        ),
+    )
+
+
+def _shift(raw: Sequence[Any]) -> Shift:
+    shift = Shift(*raw)
+    epoch, wealth = shift.recovery
+    return shift._replace(recovery=Recovery(epoch, tuple(wealth)), demoted=tuple(shift.demoted))
 
 
 def decode(body: bytes) -> State:
@@ -84,8 +122,13 @@ def decode(body: bytes) -> State:
             newcomer=Pooled(*pool["newcomer"]),
             spread=pool["spread"],
             cells={name: {model: (w, mean) for model, (w, mean) in seen.items()} for name, seen in pool["cells"].items()},
+            difficulty=pool["difficulty"],
         ),
         schemas={key: tuple(names) for key, names in raw["schemas"].items()},
+        models={model: _model(each) for model, each in raw["models"].items()},
+        shifts={key: _shift(each) for key, each in raw["shifts"].items()},
+        past={key: tuple([Span(*span) for span in spans]) for key, spans in raw["past"].items()},
+        paused=frozenset((category, model) for category, model in raw["paused"]),
         feedback_count=feedback,
         recorded_count=recorded,
         skipped_count=skipped,

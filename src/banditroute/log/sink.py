@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from banditroute import logs
 from banditroute.core.errors import StoreUnavailable
-from banditroute.core.types import Plan, Reason, RouteQuery
+from banditroute.core.types import Lifecycle, Plan, Reason, RouteQuery
 
 SINK_FILE = "decisions.db"
 FLUSH_INTERVAL_S = 0.2
@@ -47,8 +47,8 @@ class SinkRow(NamedTuple):
 
 
 class _Packed(NamedTuple):
-    """A plan's candidates, the eligible ones first and best first: ``[models, exclusions]`` as JSON, and five
-    float64s each (CANDIDATE_FIELDS)."""
+    """A plan's candidates, the eligible ones first and best first: ``[models, exclusions, lifecycles]`` as
+    JSON, the last two where there is something to say, and five float64s each (CANDIDATE_FIELDS)."""
 
     head: str
     numbers: bytes
@@ -120,16 +120,17 @@ class DecisionSink:
             return held[1]
         candidates = plan.eligible
         key: tuple[Any, ...] = plan.models
-        if len(candidates) < len(plan.candidates):
+        if len(candidates) < len(plan.candidates) or any([candidate[7] is not Lifecycle.LIVE for candidate in candidates]):
             candidates += tuple([candidate for candidate in plan.candidates if candidate.exclusion is not None])
-            key = tuple([candidate[:2] for candidate in candidates])
+            key = tuple([(model, why, life) for model, why, _, _, _, _, _, life in candidates])
         head = self._heads.get(key)
         if head is None:
             if len(self._heads) >= KEPT_HEADS:
                 self._heads = {}
             excluded = {candidate.model: int(candidate.exclusion) for candidate in candidates if candidate.exclusion is not None}
-            head = self._heads[key] = json.dumps([[candidate.model for candidate in candidates], excluded])
-        numbers = [number for candidate in candidates for number in candidate[2:]]
+            held_back = {row.model: int(row.lifecycle) for row in candidates if row.lifecycle is not Lifecycle.LIVE}
+            head = self._heads[key] = json.dumps([[candidate.model for candidate in candidates], excluded, held_back])
+        numbers = [number for candidate in candidates for number in candidate[2:7]]
         packed = _Packed(head, struct.pack(f"{len(numbers)}d", *numbers))
         if len(self._plans) >= KEPT_PLANS:
             self._plans = {}
@@ -187,7 +188,7 @@ CANDIDATE_FIELDS = ("quality_mean", "quality_stddev", "expected_cost_usd", "util
 def _encoded(batch: list[_Waiting]) -> tuple[str, bytes]:
     """A batch as JSON rows and packed float64s: a fraction of the time that one table row per decision takes.
 
-    Rows are ``[id, time_ms, reason, request, plan]``, plans ``[models, exclusions]``; the numbers of the plans'
+    Rows are ``[id, time_ms, reason, request, plan]``, plans ``[models, exclusions, lifecycles]``; the numbers of the plans'
     candidates follow one another in the packed part.
     """
     plans: list[str] = []
@@ -223,14 +224,16 @@ def _decoded(rows: str, numbers: bytes, decision: str) -> dict[str, Any] | None:
     row = next((row for row in held["rows"] if row[0] == decision), None)
     if row is None:
         return None
-    models, excluded = held["plans"][row[4]]
+    models, excluded, *more = held["plans"][row[4]]
+    lives = more[0] if more else {}
     values = array("d", numbers)
     width = len(CANDIDATE_FIELDS)
     start = width * sum(len(plan[0]) for plan in held["plans"][: row[4]])
     candidates = []
     for i, model in enumerate(models):
         named = dict(zip(CANDIDATE_FIELDS, values[start + width * i : start + width * (i + 1)], strict=True))
-        candidates.append({"model": model, "exclusion": excluded.get(model), **named})
+        life = Lifecycle(lives.get(model, Lifecycle.LIVE)).name
+        candidates.append({"model": model, "exclusion": excluded.get(model), "lifecycle": life, **named})
     return {"reason": Reason(row[2]).name, "request": row[3], "candidates": candidates}
 
 

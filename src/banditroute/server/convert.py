@@ -6,7 +6,7 @@ Only what cannot be said in the domain's words is judged here, all of it at once
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -90,6 +90,7 @@ def encode_candidate(candidate: Candidate) -> pb.Candidate:
         expected_cost_usd=candidate.expected_cost_usd,
         utility_mean=candidate.utility_mean,
         propensity=candidate.propensity,
+        lifecycle=cast("pb.Lifecycle", int(candidate.lifecycle)),
     )
 
 

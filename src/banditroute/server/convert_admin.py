@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from banditroute.core.errors import FieldViolation, InvalidRequest
 from banditroute.core.types import ArmReport, CategoryReport, EngineInfo, JournalRow
 from banditroute.v1 import admin_pb2 as pb
+from banditroute.v1 import router_pb2
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
@@ -119,6 +120,8 @@ def _encode_arm(arm: ArmReport) -> pb.Arm:
         feedback_count=arm.feedback_count,
         error_count=arm.error_count,
         off_policy_count=arm.off_policy_count,
+        lifecycle=cast("router_pb2.Lifecycle", int(arm.lifecycle)),
+        lifecycle_reason=arm.lifecycle_reason,
     )
 
 

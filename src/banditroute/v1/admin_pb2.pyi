@@ -3,6 +3,7 @@
 isort:skip_file
 For those who run banditroute. Served on a listener of its own, loopback by default."""
 
+from banditroute.v1 import router_pb2 as _router_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -100,6 +101,8 @@ class Arm(_message.Message):
     FEEDBACK_COUNT_FIELD_NUMBER: _builtins.int
     ERROR_COUNT_FIELD_NUMBER: _builtins.int
     OFF_POLICY_COUNT_FIELD_NUMBER: _builtins.int
+    LIFECYCLE_FIELD_NUMBER: _builtins.int
+    LIFECYCLE_REASON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     quality_mean: _builtins.float
     quality_stddev: _builtins.float
@@ -115,6 +118,9 @@ class Arm(_message.Message):
     """Attempts that failed, ever."""
     off_policy_count: _builtins.int
     """Of `feedback_count`, how many judged a model that was not the one drawn."""
+    lifecycle: _router_pb2.Lifecycle.ValueType
+    lifecycle_reason: _builtins.str
+    """In one sentence why it is not live; empty where it is."""
     @_builtins.property
     def expected_latency(self) -> _duration_pb2.Duration:
         """Unset where no latency was ever reported."""
@@ -133,10 +139,12 @@ class Arm(_message.Message):
         feedback_count: _builtins.int = ...,
         error_count: _builtins.int = ...,
         off_policy_count: _builtins.int = ...,
+        lifecycle: _router_pb2.Lifecycle.ValueType = ...,
+        lifecycle_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expected_latency", b"expected_latency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_sample_size", b"effective_sample_size", "error_count", b"error_count", "expected_cost_usd", b"expected_cost_usd", "expected_latency", b"expected_latency", "feedback_count", b"feedback_count", "model", b"model", "off_policy_count", b"off_policy_count", "quality_mean", b"quality_mean", "quality_stddev", b"quality_stddev", "share", b"share", "utility_mean", b"utility_mean"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_sample_size", b"effective_sample_size", "error_count", b"error_count", "expected_cost_usd", b"expected_cost_usd", "expected_latency", b"expected_latency", "feedback_count", b"feedback_count", "lifecycle", b"lifecycle", "lifecycle_reason", b"lifecycle_reason", "model", b"model", "off_policy_count", b"off_policy_count", "quality_mean", b"quality_mean", "quality_stddev", b"quality_stddev", "share", b"share", "utility_mean", b"utility_mean"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,6 +26,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Lifecycle:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LifecycleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Lifecycle.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LIFECYCLE_UNSPECIFIED: _Lifecycle.ValueType  # 0
+    LIFECYCLE_LIVE: _Lifecycle.ValueType  # 1
+    LIFECYCLE_DEMOTED: _Lifecycle.ValueType  # 2
+    """Found worse than it was, and than a rival: it gets probes only."""
+    LIFECYCLE_PROBING: _Lifecycle.ValueType  # 3
+    """Probes speak for recovery: it gets more of them."""
+    LIFECYCLE_DISABLED: _Lifecycle.ValueType  # 4
+    """Paused by an operator."""
+
+class Lifecycle(_Lifecycle, metaclass=_LifecycleEnumTypeWrapper):
+    """What may become of an arm's traffic."""
+
+LIFECYCLE_UNSPECIFIED: Lifecycle.ValueType  # 0
+LIFECYCLE_LIVE: Lifecycle.ValueType  # 1
+LIFECYCLE_DEMOTED: Lifecycle.ValueType  # 2
+"""Found worse than it was, and than a rival: it gets probes only."""
+LIFECYCLE_PROBING: Lifecycle.ValueType  # 3
+"""Probes speak for recovery: it gets more of them."""
+LIFECYCLE_DISABLED: Lifecycle.ValueType  # 4
+"""Paused by an operator."""
+Global___Lifecycle: _TypeAlias = Lifecycle  # noqa: Y015
+
 class _DecisionReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -41,6 +69,8 @@ class _DecisionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Decisi
     """Another model was drawn at the floor that every live model is given."""
     DECISION_REASON_ONLY_ELIGIBLE: _DecisionReason.ValueType  # 4
     """No other model was eligible."""
+    DECISION_REASON_PROBE: _DecisionReason.ValueType  # 5
+    """A demoted model was asked, to see whether it has recovered."""
 
 class DecisionReason(_DecisionReason, metaclass=_DecisionReasonEnumTypeWrapper): ...
 
@@ -53,6 +83,8 @@ DECISION_REASON_FLOOR: DecisionReason.ValueType  # 3
 """Another model was drawn at the floor that every live model is given."""
 DECISION_REASON_ONLY_ELIGIBLE: DecisionReason.ValueType  # 4
 """No other model was eligible."""
+DECISION_REASON_PROBE: DecisionReason.ValueType  # 5
+"""A demoted model was asked, to see whether it has recovered."""
 Global___DecisionReason: _TypeAlias = DecisionReason  # noqa: Y015
 
 class _ExclusionReason:
@@ -72,6 +104,8 @@ class _ExclusionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Exclu
     """Expected cost above max_cost_usd."""
     EXCLUSION_REASON_CONTEXT_TOO_LONG: _ExclusionReason.ValueType  # 5
     """Input and output tokens exceed the model's context limit."""
+    EXCLUSION_REASON_PAUSED: _ExclusionReason.ValueType  # 6
+    """Paused by an operator."""
 
 class ExclusionReason(_ExclusionReason, metaclass=_ExclusionReasonEnumTypeWrapper): ...
 
@@ -86,6 +120,8 @@ EXCLUSION_REASON_COST_TOO_HIGH: ExclusionReason.ValueType  # 4
 """Expected cost above max_cost_usd."""
 EXCLUSION_REASON_CONTEXT_TOO_LONG: ExclusionReason.ValueType  # 5
 """Input and output tokens exceed the model's context limit."""
+EXCLUSION_REASON_PAUSED: ExclusionReason.ValueType  # 6
+"""Paused by an operator."""
 Global___ExclusionReason: _TypeAlias = ExclusionReason  # noqa: Y015
 
 class _ErrorKind:
@@ -357,6 +393,7 @@ class Candidate(_message.Message):
     EXPECTED_COST_USD_FIELD_NUMBER: _builtins.int
     UTILITY_MEAN_FIELD_NUMBER: _builtins.int
     PROPENSITY_FIELD_NUMBER: _builtins.int
+    LIFECYCLE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     eligible: _builtins.bool
     exclusion_reason: Global___ExclusionReason.ValueType
@@ -366,6 +403,7 @@ class Candidate(_message.Message):
     expected_cost_usd: _builtins.float
     utility_mean: _builtins.float
     propensity: _builtins.float
+    lifecycle: Global___Lifecycle.ValueType
     def __init__(
         self,
         *,
@@ -377,10 +415,11 @@ class Candidate(_message.Message):
         expected_cost_usd: _builtins.float = ...,
         utility_mean: _builtins.float = ...,
         propensity: _builtins.float = ...,
+        lifecycle: Global___Lifecycle.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["eligible", b"eligible", "exclusion_reason", b"exclusion_reason", "expected_cost_usd", b"expected_cost_usd", "model", b"model", "propensity", b"propensity", "quality_mean", b"quality_mean", "quality_stddev", b"quality_stddev", "utility_mean", b"utility_mean"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["eligible", b"eligible", "exclusion_reason", b"exclusion_reason", "expected_cost_usd", b"expected_cost_usd", "lifecycle", b"lifecycle", "model", b"model", "propensity", b"propensity", "quality_mean", b"quality_mean", "quality_stddev", b"quality_stddev", "utility_mean", b"utility_mean"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,187 @@
+"""Sequential tests of whether a model is still what it was: when to raise an alarm, and when to call it off.
+
+An e-detector of Shiryaev-Roberts type (Shin, Ramdas and Rinaldo 2022, "E-detectors"): for values x in [0, 1] whose mean is at
+least m, M <- (1 + lambda (m - x)) (M + 1) has E[M_n] <= n, so alarms at M > A come at most n / A times in n values on
+average, at any time one looks, whichever values one chose to see and across restarts. Several bets lambda are averaged,
+so are several sources of values; the bound is that of the average. Upward it is the same with x and m mirrored.
+
+Recovery is the other question, asked of few values that are dear: a product of bets, started once per epoch, exceeds
+1 / alpha with probability alpha at most while the mean is at or below its level (Ville 1939).
+
+Guarantees are exact given the references. These are estimated: from values that came before, at least `LAG` of them ago, less
+a margin. What that costs in false alarms is measured (docs/explanation/degradation.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+BETS = (0.1, 0.2, 0.4, 0.7)
+"""Fractions of the largest bet that cannot lose everything, 1 / (1 - m)."""
+LEVELS = 2
+"""Detectors that one value moves in each direction: its arm's, and its model's."""
+QUALIFYING = 100
+"""First values of a model, which made it look good enough to be used: they are no part of its reference."""
+LAG = 64
+"""Values of a model that wait before they join its reference, so that a change does not become its own reference."""
+LEAST_OF_ARM, LEAST_OF_MODEL, LEAST_ALONE = 10, 50, 50
+"""Values that a reference must have: an arm's to take part in its model's test, the model's, and an arm's to be tested alone."""
+SLACK, STANDARD_ERRORS = 0.01, 1.0
+"""The margin below the reference: this, and so many standard errors of it."""
+MAX_SOURCES = 8
+"""Sources of one model that are tested apart; what others say is tested together."""
+NOISE, NOISE_WEIGHT = 0.06, 3.0
+
+Wealth = tuple[float, ...]
+NOTHING: Wealth = (0.0,) * len(BETS)
+
+
+class Pair(NamedTuple):
+    """One detector downward, one upward: the wealth of each bet."""
+
+    down: Wealth = NOTHING
+    up: Wealth = NOTHING
+
+    def after(self, value: float, *, reference: float, margin: float) -> Pair:
+        """One value later; `reference` is the mean that it should have, known before it."""
+        low, high = max(0.0, reference - margin), min(1.0, reference + margin)
+        return Pair(_stepped(self.down, low - value, 1.0 - low), _stepped(self.up, value - high, high))
+
+
+def _stepped(wealth: Wealth, gain: float, room: float) -> Wealth:
+    unit = gain / max(room, SLACK)
+    return tuple([(1.0 + bet * unit) * (held + 1.0) for bet, held in zip(BETS, wealth, strict=True)])
+
+
+class Reference(NamedTuple):
+    """What one source says of one arm: how many values, their sum, and the tests of the arm alone."""
+
+    size: int = 0
+    total: float = 0.0
+    tests: Pair = Pair()
+
+    @property
+    def mean(self) -> float:
+        """Of the reference; 0 before there is one."""
+        return self.total / self.size if self.size else 0.0
+
+
+class Stream(NamedTuple):
+    """What one source says of one model: values so far, those in references and their squares about these, those that wait
+    (category, value), oldest first, and the tests of the model as a whole."""
+
+    seen: int = 0
+    size: int = 0
+    square: float = 0.0
+    waiting: tuple[tuple[str, float], ...] = ()
+    tests: Pair = Pair()
+
+    @property
+    def variance(self) -> float:
+        """Of one value about its arm's reference, pulled to NOISE."""
+        return (self.square + NOISE_WEIGHT * NOISE) / (self.size + NOISE_WEIGHT)
+
+
+def observed(stream: Stream, reference: Reference, category: str, value: float) -> tuple[Stream, Reference]:
+    """Both tests one value later. The value waits; `joined` tells which one's waiting is over."""
+    variance = stream.variance
+    tests, alone = stream.tests, reference.tests
+    if reference.size >= LEAST_OF_ARM and stream.size >= LEAST_OF_MODEL:
+        margin = SLACK + STANDARD_ERRORS * math.sqrt(variance / stream.size)
+        tests = tests.after(value, reference=reference.mean, margin=margin)
+    if reference.size >= LEAST_ALONE:
+        margin = SLACK + STANDARD_ERRORS * math.sqrt(variance / reference.size)
+        alone = alone.after(value, reference=reference.mean, margin=margin)
+    waiting = (*stream.waiting, (category, value)) if stream.seen >= QUALIFYING else ()
+    return stream._replace(seen=stream.seen + 1, waiting=waiting, tests=tests), reference._replace(tests=alone)
+
+
+def joined(stream: Stream, reference: Reference) -> tuple[Stream, Reference]:
+    """The oldest value that waits joins `reference`, which is that of its category."""
+    (_, value), *_ = stream.waiting
+    count, total = reference.size, reference.total
+    square = 0.0
+    if count:
+        gap = value - total / count
+        square = gap * gap * (count / (count + 1.0))
+    return (
+        stream._replace(size=stream.size + 1, square=stream.square + square, waiting=stream.waiting[1:]),
+        reference._replace(size=count + 1, total=total + value),
+    )
+
+
+def evidence(wealths: Mapping[str, Wealth], *, min_sources: int) -> float:
+    """What the sources' detectors say together: their mean, but no more than the `min_sources`-th strongest warrants.
+
+    With s sources asked for, S there and e the s-th largest, s e / S is no more than the mean of all, so the mean's bound
+    holds; one source alone cannot raise it. A source is what stands before the kind in a stream's key.
+    """
+    if not wealths:
+        return 0.0
+    means = {key: math.fsum(wealth) / len(wealth) for key, wealth in wealths.items()}
+    if min_sources <= 1:
+        return math.fsum(means.values()) / len(means)
+    by_source: dict[str, list[float]] = {}
+    for key, mean in means.items():
+        by_source.setdefault(source_of(key), []).append(mean)
+    ranked = sorted((math.fsum(each) / len(each) for each in by_source.values()), reverse=True)
+    return min_sources * ranked[min_sources - 1] / len(ranked) if len(ranked) >= min_sources else 0.0
+
+
+def stream_key(source: str, kind: str) -> str:
+    """Of a stream: one source's values of one kind."""
+    return f"{source}\x1f{kind}"
+
+
+def source_of(key: str) -> str:
+    """The source of a stream."""
+    return key.rpartition("\x1f")[0]
+
+
+def threshold(false_alarms_per_million: float) -> float:
+    """A: what the evidence must exceed. Both levels together then raise at most so many false alarms in a million values."""
+    return LEVELS * 1e6 / false_alarms_per_million
+
+
+def change_point(residuals: Sequence[float], *, least: int = 5) -> int:
+    """The index from which on `residuals`, oldest first, most likely have another mean: argmax over k of S_k^2 / (n - k), S_k
+    the sum from k on (maximum likelihood of a Gaussian's change, the former mean 0)."""
+    best, at, total = -1.0, max(0, len(residuals) - least), 0.0
+    for back, residual in enumerate(reversed(residuals), start=1):
+        total += residual
+        if back >= least and total * total > best * back:
+            best, at = total * total / back, len(residuals) - back
+    return at
+
+
+# --- recovery --------------------------------------------------------------------------------------
+
+FALSE_RECOVERY = 0.02
+"""alpha: how likely a model that stays as bad as it was found to be is ever called recovered."""
+RECOVERY_BETS = (0.25, 0.5, 0.95)
+GIVEN_UP = 0.135
+"""An epoch whose evidence is below this begins anew."""
+
+
+class Recovery(NamedTuple):
+    """The test of one shift. `wealth` by bet, in the `epoch`-th attempt."""
+
+    epoch: int = 1
+    wealth: Wealth = (1.0,) * len(RECOVERY_BETS)
+
+    @property
+    def evidence(self) -> float:
+        """The e-value of this epoch."""
+        return math.fsum(self.wealth) / len(self.wealth)
+
+    @property
+    def needed(self) -> float:
+        """What it must reach: epochs spend alpha / (j (j + 1)) each."""
+        return self.epoch * (self.epoch + 1) / FALSE_RECOVERY
+
+    def after(self, value: float, level: float) -> Recovery:
+        """One value later; `level` is the highest mean that still counts as not recovered."""
+        unit = (value - level) / max(level, SLACK)
+        return self._replace(wealth=tuple([(1.0 + b * unit) * held for b, held in zip(RECOVERY_BETS, self.wealth, strict=True)]))

@@ -1,0 +1,97 @@
+"""What is known of a change: a model (or one arm) that is not what it was keeps its evidence and gets a shift beside it.
+
+q' = q + delta, the same delta wherever the change is, delta ~ N(0, .3^2) learned alone (Kalman 1960): every observation of q'
+less what q was known to be is one of delta, and its variance grows from event to event, since what changed once changes
+again. When the change is over delta goes, and all that was known returns at once. Pure values, folded.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from banditroute.core.drift import GIVEN_UP, Recovery
+
+PRIOR_VARIANCE = 0.09
+GROWTH = 0.18 * 0.18 / 2000.0
+"""By which the variance of a shift grows from one event of the log to the next."""
+KEPT = 200
+"""Rows of a model that are kept, so that those since a change can be moved."""
+PAST = 16
+"""Ended changes of a model or arm that are remembered: late feedback and corrections of what was decided in them."""
+
+
+class Row(NamedTuple):
+    """What one decision's feedback taught about an arm's quality, and how far off what was known it was."""
+
+    position: int
+    ordinal: int
+    time_us: int
+    category: str
+    reward: tuple[float, float]
+    z: tuple[float, ...]
+    residual: float
+
+
+class Span(NamedTuple):
+    """An ended change: it began behind `start`, was found at `detected` and over at `end`; positions."""
+
+    start: int
+    detected: int
+    end: int
+
+    def covers(self, *, position: int, made: int) -> bool:
+        """Whether a decision was made, or first judged, in it."""
+        return self.start < position <= self.end or self.detected <= made < self.end
+
+
+class Shift(NamedTuple):
+    """An open change. `demoted` are the categories where a rival is better by now; `level` is the shift that the test of recovery
+    takes for not recovered; the rivals' sums are residuals of other models since it was found (see `contrasted`)."""
+
+    start: int
+    detected: int
+    up: bool
+    mean: float = 0.0
+    variance: float = PRIOR_VARIANCE
+    size: int = 0
+    updated: int = 0
+    level: float = 0.0
+    recovery: Recovery = Recovery()
+    probing: bool = False
+    demoted: tuple[str, ...] = ()
+    rivals_count: int = 0
+    rivals_sum: float = 0.0
+    rivals_square: float = 0.0
+    contrasted: bool = False
+
+    def variance_at(self, position: int) -> float:
+        """Of delta when the log has got to `position`."""
+        return min(PRIOR_VARIANCE, self.variance + GROWTH * max(0, position - self.updated))
+
+    def after(self, residual: float, *, noise: float, position: int) -> Shift:
+        """One observation of delta of variance `noise` later."""
+        prior = self.variance_at(position)
+        gain = prior / (prior + noise)
+        return self._replace(
+            mean=self.mean + gain * (residual - self.mean),
+            variance=(1.0 - gain) * prior,
+            size=self.size + 1,
+            updated=max(self.updated, position),
+        )
+
+    def corrected(self, change: float, *, noise: float) -> Shift:
+        """One observation turned out to be `change` more: exact but for what the variance has grown since."""
+        return self._replace(mean=self.mean + change * self.variance / (self.variance + noise))
+
+    def tested(self, value: float, known: float) -> Shift:
+        """The test of recovery one value later; `known` is what its mean was before the change. A hopeless epoch ends, and the
+        next one tests against what was learned by then."""
+        recovery = self.recovery.after(value, min(1.0, max(0.0, known + self.level)))
+        if recovery.evidence >= GIVEN_UP:
+            return self._replace(recovery=recovery)
+        return self._replace(recovery=Recovery(recovery.epoch + 1), level=self.level_now())
+
+    def level_now(self) -> float:
+        """delta as it may be at most, yet no more than half of what is believed."""
+        return min(0.0, self.mean + math.sqrt(self.variance), 0.5 * self.mean)
