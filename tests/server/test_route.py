@@ -65,6 +65,7 @@ def test_explain_lists_every_candidate(router: RouterServiceStub) -> None:
         expected_cost_usd=0.001,
         utility_mean=0.65,
         propensity=0.75,
+        lifecycle=pb.LIFECYCLE_LIVE,
     )
     assert not barred.eligible
     assert barred.exclusion_reason == pb.EXCLUSION_REASON_TAG_MISSING

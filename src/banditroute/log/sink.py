@@ -120,7 +120,7 @@ class DecisionSink:
             return held[1]
         candidates = plan.eligible
         key: tuple[Any, ...] = plan.models
-        if len(candidates) < len(plan.candidates) or any([candidate[7] is not Lifecycle.LIVE for candidate in candidates]):
+        if len(candidates) < len(plan.candidates) or any(candidate[7] is not Lifecycle.LIVE for candidate in candidates):
             candidates += tuple([candidate for candidate in plan.candidates if candidate.exclusion is not None])
             key = tuple([(model, why, life) for model, why, _, _, _, _, _, life in candidates])
         head = self._heads.get(key)

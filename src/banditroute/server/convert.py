@@ -6,7 +6,7 @@ Only what cannot be said in the domain's words is judged here, all of it at once
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -81,6 +81,7 @@ def encode_decision(decision: Decision, *, explain: bool) -> pb.RouteResponse:
 
 def encode_candidate(candidate: Candidate) -> pb.Candidate:
     exclusion: Any = candidate.exclusion
+    lifecycle: Any = candidate.lifecycle
     return pb.Candidate(
         model=candidate.model,
         eligible=exclusion is None,
@@ -90,7 +91,7 @@ def encode_candidate(candidate: Candidate) -> pb.Candidate:
         expected_cost_usd=candidate.expected_cost_usd,
         utility_mean=candidate.utility_mean,
         propensity=candidate.propensity,
-        lifecycle=cast("pb.Lifecycle", int(candidate.lifecycle)),
+        lifecycle=lifecycle,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -13,7 +13,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from banditroute.core.errors import FieldViolation, InvalidRequest
 from banditroute.core.types import ArmReport, CategoryReport, EngineInfo, JournalRow
 from banditroute.v1 import admin_pb2 as pb
-from banditroute.v1 import router_pb2
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
@@ -108,6 +107,7 @@ def encode_category(report: CategoryReport) -> pb.Category:
 
 
 def _encode_arm(arm: ArmReport) -> pb.Arm:
+    lifecycle: Any = arm.lifecycle
     return pb.Arm(
         model=arm.model,
         quality_mean=arm.quality_mean,
@@ -120,7 +120,7 @@ def _encode_arm(arm: ArmReport) -> pb.Arm:
         feedback_count=arm.feedback_count,
         error_count=arm.error_count,
         off_policy_count=arm.off_policy_count,
-        lifecycle=cast("router_pb2.Lifecycle", int(arm.lifecycle)),
+        lifecycle=lifecycle,
         lifecycle_reason=arm.lifecycle_reason,
     )
 
