@@ -54,6 +54,7 @@ def test_a_decision_can_be_found_again(idle: DecisionSink, tmp_path: Path) -> No
     assert found["candidates"][0] == {
         "model": "a",
         "exclusion": None,
+        "lifecycle": "LIVE",
         "quality_mean": 0.8,
         "quality_stddev": 0.05,
         "expected_cost_usd": 0.002,
