@@ -33,6 +33,7 @@ SLACK, STANDARD_ERRORS = 0.01, 1.0
 MAX_SOURCES = 8
 """Sources of one model that are tested apart; what others say is tested together."""
 NOISE, NOISE_WEIGHT = 0.06, 3.0
+BIAS_WEIGHT = 50.0
 
 Wealth = tuple[float, ...]
 NOTHING: Wealth = (0.0,) * len(BETS)
@@ -44,9 +45,9 @@ class Pair(NamedTuple):
     down: Wealth = NOTHING
     up: Wealth = NOTHING
 
-    def after(self, value: float, *, reference: float, margin: float) -> Pair:
-        """One value later; `reference` is the mean that it should have, known before it."""
-        low, high = max(0.0, reference - margin), min(1.0, reference + margin)
+    def after(self, value: float, *, reference: float, margin: float, bias: float = 0.0) -> Pair:
+        """One value later; `reference` is the mean that it should have, known before it, `bias` how far off such were."""
+        low, high = max(0.0, reference - margin + min(0.0, bias)), min(1.0, reference + margin + max(0.0, bias))
         return Pair(_stepped(self.down, low - value, 1.0 - low), _stepped(self.up, value - high, high))
 
 
@@ -69,14 +70,23 @@ class Reference(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """What one source says of one model: values so far, those in references and their squares about these, those that wait
-    (category, value), oldest first, and the tests of the model as a whole."""
+    """What one source says of one model: values so far, those in references and their squares about these, those that were
+    tested as well and how far they were off, those that wait (category, value, how far off or None), oldest first, and the
+    tests of the model as a whole."""
 
     seen: int = 0
     size: int = 0
     square: float = 0.0
-    waiting: tuple[tuple[str, float], ...] = ()
+    tested: int = 0
+    gap: float = 0.0
+    waiting: tuple[tuple[str, float, float | None], ...] = ()
     tests: Pair = Pair()
+
+    @property
+    def bias(self) -> float:
+        """How far off references are on average. A bandit uses an arm because it looked good: of what it chose for its mean,
+        the next value is worse than that."""
+        return self.gap / (self.tested + BIAS_WEIGHT)
 
     @property
     def variance(self) -> float:
@@ -88,28 +98,30 @@ def observed(stream: Stream, reference: Reference, category: str, value: float) 
     """Both tests one value later. The value waits; `joined` tells which one's waiting is over."""
     variance = stream.variance
     tests, alone = stream.tests, reference.tests
+    gap = None
     if reference.size >= LEAST_OF_ARM and stream.size >= LEAST_OF_MODEL:
         margin = SLACK + STANDARD_ERRORS * math.sqrt(variance / stream.size)
-        tests = tests.after(value, reference=reference.mean, margin=margin)
+        tests = tests.after(value, reference=reference.mean, margin=margin, bias=stream.bias)
+        gap = value - reference.mean
     if reference.size >= LEAST_ALONE:
         margin = SLACK + STANDARD_ERRORS * math.sqrt(variance / reference.size)
         alone = alone.after(value, reference=reference.mean, margin=margin)
-    waiting = (*stream.waiting, (category, value)) if stream.seen >= QUALIFYING else ()
+    waiting = (*stream.waiting, (category, value, gap)) if stream.seen >= QUALIFYING else ()
     return stream._replace(seen=stream.seen + 1, waiting=waiting, tests=tests), reference._replace(tests=alone)
 
 
 def joined(stream: Stream, reference: Reference) -> tuple[Stream, Reference]:
     """The oldest value that waits joins `reference`, which is that of its category."""
-    (_, value), *_ = stream.waiting
+    (_, value, off), *_ = stream.waiting
     count, total = reference.size, reference.total
     square = 0.0
     if count:
         gap = value - total / count
         square = gap * gap * (count / (count + 1.0))
-    return (
-        stream._replace(size=stream.size + 1, square=stream.square + square, waiting=stream.waiting[1:]),
-        reference._replace(size=count + 1, total=total + value),
-    )
+    stream = stream._replace(size=stream.size + 1, square=stream.square + square, waiting=stream.waiting[1:])
+    if off is not None:
+        stream = stream._replace(tested=stream.tested + 1, gap=stream.gap + off)
+    return stream, reference._replace(size=count + 1, total=total + value)
 
 
 def evidence(wealths: Mapping[str, Wealth], *, min_sources: int) -> float:
@@ -181,7 +193,7 @@ class Recovery(NamedTuple):
         """What it must reach: epochs spend alpha / (j (j + 1)) each."""
         return self.epoch * (self.epoch + 1) / FALSE_RECOVERY
 
-    def after(self, value: float, level: float) -> Recovery:
-        """One value later; `level` is the highest mean that still counts as not recovered."""
-        unit = (value - level) / max(level, SLACK)
+    def after(self, value: float, level: float, trust: float = 1.0) -> Recovery:
+        """One value later; `level` is the highest mean that still counts as not recovered, `trust` scales the bets."""
+        unit = trust * (value - level) / max(level, SLACK)
         return self._replace(wealth=tuple([(1.0 + b * unit) * held for b, held in zip(RECOVERY_BETS, self.wealth, strict=True)]))

@@ -34,10 +34,10 @@ from banditroute.core.shift import KEPT, PAST, Row, Shift, Span
 from banditroute.core.state import ModelState, State, change_key, open_change, present_factor, scope
 from banditroute.core.types import Lifecycle
 
+KNOWN_BY = 20.0
+"""Values by which an arm must be known for probes of it to count half in the test of recovery."""
 PROBING_AT = 3.0
 """E-value of recovery from which on a demoted arm counts as probing."""
-RELEASED_AT = 0.01
-"""By how much a demoted arm must be better than all rivals, in utility, to be let go although nothing recovered."""
 SETTLED_AT = 400
 """Observations after which a change that demoted nothing is taken as the new normal."""
 SETTLED_UP_AT = 100
@@ -140,7 +140,8 @@ def rewarded(
         cells[model] = cell._replace(feedback_count=cell.feedback_count + 1, off_policy_count=cell.off_policy_count + off_policy)
         shift = shift.after(after[0] - known, noise=noise, position=told.event)
         if not off_policy and not shift.up and told.made >= shift.detected:
-            shift = shift.tested(after[0], known)
+            own = state.pool.of(model).noise
+            shift = shift.tested(after[0], known, own / (own + KNOWN_BY * variance))
     else:
         shift = shift.corrected(after[0] - before[0], noise=noise)
     return state._replace(shifts={**state.shifts, key: shift})
@@ -310,7 +311,7 @@ def _concluded(state: State, key: str, position: int, notes: list[Note]) -> Stat
     model, category = scope(key)
     found, needed = shift.recovery.evidence, shift.recovery.needed
     about = _about(key, shift) | {"evidence": found, "evidence_needed": needed, "feedback_count": shift.size}
-    if not shift.up and found >= needed:
+    if shift.recovered:
         notes.append(Note("promoted", about))
         return _tests_reset(_ended(state, key, position), model, category)
     if shift.demoted:
@@ -389,14 +390,16 @@ def judged(state: State, key: str) -> State:
     if shift.up:
         return state
     model, category = scope(key)
+    doubt = 0.0 if shift.detected == state.position else math.sqrt(shift.variance)
     demoted = []
     for name, settings in sorted(state.settings.categories.items()):
         if category not in (None, name) or model not in settings.models or (name, model) in state.paused:
             continue
         found = utilities(state, settings)
         rivals = [each for rival, each in found.items() if rival != model and lifecycle(state, name, rival) is Lifecycle.LIVE]
-        lead = RELEASED_AT if name in shift.demoted else 0.0
-        if rivals and max(rivals) > found[model] - lead:
+        # Once judged, another judgement takes more than what the shift's own error explains.
+        lead = doubt if name in shift.demoted else -doubt
+        if rivals and max(rivals) + lead > found[model]:
             demoted.append(name)
     if tuple(demoted) == shift.demoted:
         return state

@@ -38,7 +38,7 @@ PRIOR_NOISE, PRIOR_SIZE = 0.02, 25.0
 category's values repeat, and what a file carries over from elsewhere does not become surer by that."""
 PRIOR_SLACK = 0.0009
 """Variance by which a prior may be off without being called wrong (sd .03)."""
-SWEEPS, STANDING_VARIANCE = 3, 0.01
+SWEEPS, STANDING_VARIANCE = 3, 0.002
 """Of backfitting; and how unsure ability and difficulty themselves are taken to be, in `standing`."""
 _LOG2_E = 1.4426950408889634
 

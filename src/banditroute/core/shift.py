@@ -84,13 +84,18 @@ class Shift(NamedTuple):
         """One observation turned out to be `change` more: exact but for what the variance has grown since."""
         return self._replace(mean=self.mean + change * self.variance / (self.variance + noise))
 
-    def tested(self, value: float, known: float) -> Shift:
-        """The test of recovery one value later; `known` is what its mean was before the change. A hopeless epoch ends, and the
-        next one tests against what was learned by then."""
-        recovery = self.recovery.after(value, min(1.0, max(0.0, known + self.level)))
+    def tested(self, value: float, known: float, trust: float) -> Shift:
+        """The test of recovery one value later; `known` is what its mean was before the change, `trust` in (0, 1] how well
+        that is known. A hopeless epoch ends, and the next one tests against what was learned by then."""
+        recovery = self.recovery.after(value, min(1.0, max(0.0, known + self.level)), trust)
         if recovery.evidence >= GIVEN_UP:
             return self._replace(recovery=recovery)
         return self._replace(recovery=Recovery(recovery.epoch + 1), level=self.level_now())
+
+    @property
+    def recovered(self) -> bool:
+        """Whether the test is passed, and what was learned of delta agrees."""
+        return not self.up and self.recovery.evidence >= self.recovery.needed and self.mean > 0.5 * self.level
 
     def level_now(self) -> float:
         """delta as it may be at most, yet no more than half of what is believed."""

@@ -81,8 +81,8 @@ def _pair(raw: Sequence[Sequence[float]]) -> Pair:
 def _model(raw: dict[str, Any]) -> ModelState:
     return ModelState(
         streams={
-            key: Stream(seen, size, square, tuple([(name, value) for name, value in waiting]), _pair(tests))
-            for key, (seen, size, square, waiting, tests) in raw["streams"].items()
+            key: Stream(*sums, tuple([(name, value, gap) for name, value, gap in waiting]), _pair(tests))
+            for key, (*sums, waiting, tests) in raw["streams"].items()
         },
         rows=tuple(
             [
