@@ -198,6 +198,12 @@ class TestUsage:
             ("route", "x", "--server", "nowhere"),
             ("feedback", "id", "--error", "gremlins"),
             ("categories", "--server", "h:1", "--config", "f"),
+            ("events", "--server", "h:1", "--config", "f"),
+            ("events", "--follow", "--config", "f"),
+            ("events", "--follow", "--server", "nowhere"),
+            ("pause", "m"),
+            ("pause", "--reason", "y"),
+            ("reset", "m", "--reason", "y", "--server", "nowhere"),
             ("demo", "--dataset", "a.csv", "--environment", "b"),
             ("nonsense",),
         ],
@@ -206,6 +212,9 @@ class TestUsage:
         ran = run(*arguments)
         assert (ran.code, ran.out) == (2, "")
         assert ran.err
+
+    def test_only_a_server_can_be_followed(self, run: Run) -> None:
+        assert "only a server can be followed" in run("events", "--follow", "--config", "f").err
 
     def test_version_and_help(self, run: Run) -> None:
         assert run("--version").out.startswith("banditroute ")
