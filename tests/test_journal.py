@@ -89,6 +89,7 @@ def test_the_end_is_behind_all_that_is_folded(engine: Engine) -> None:
     assert engine.journal_end(never) == (1, 1, LAST_INDEX)
     engine.catch_up()
     assert engine.journal_end(never) == (1, 2, LAST_INDEX)
+    assert engine.tail.start(never) == (1, 1, LAST_INDEX)
 
 
 def test_the_end_waits_for_the_start(clock: Clock) -> None:

@@ -86,10 +86,10 @@ class Follower:
                 log.warning("the newest checkpoint is damaged; folding the log from its start", position=checkpoint.position)
         self.catch_up()
         self._first()
+        self._tail.begin()  # before anybody may change anything
         with self._progress:
             self.ready = True
             self._progress.notify_all()
-        self._tail.begin()
 
     def _follow(self) -> None:
         """The folding thread."""

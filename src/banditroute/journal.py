@@ -44,7 +44,7 @@ class JournalTail:
         self._changed = threading.Condition()
         self._settled = 0
         self._growth = 0
-        self._begun = False
+        self._start: JournalKey | None = None
         self._closed = False
 
     def settle(self, position: int, *, grew: bool) -> None:
@@ -58,17 +58,22 @@ class JournalTail:
     def begin(self) -> None:
         """What was in the log at the start is folded."""
         with self._changed:
-            self._begun = True
+            self._start = self._log.epoch, self._settled, LAST_INDEX
             self._changed.notify_all()
 
-    def end(self, ended: Callable[[], bool]) -> JournalKey | None:
-        """The key that only lines from now on lie behind. Waits for the start to be over; None where `ended` comes first.
+    def start(self, ended: Callable[[], bool]) -> JournalKey | None:
+        """The key that only lines since the start lie behind. Waits for it to be over; None where `ended` comes first.
 
         Raises:
             StoreClosed
         """
-        self._wait(lambda: self._begun or ended())
-        return (self._log.epoch, self._settled, LAST_INDEX) if self._begun else None
+        self._wait(lambda: self._start is not None or ended())
+        return self._start
+
+    def end(self, ended: Callable[[], bool]) -> JournalKey | None:
+        """The key that only lines from now on lie behind; otherwise as `start`."""
+        started = self.start(ended)
+        return None if started is None else (started[0], self._settled, LAST_INDEX)
 
     def after(self, key: JournalKey, *, limit: int, ended: Callable[[], bool]) -> list[JournalRow]:
         """Up to `limit` lines behind `key`, oldest first. Waits for the first one; empty only where `ended`.
