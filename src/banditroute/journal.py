@@ -16,7 +16,7 @@ from banditroute.log.base import EventLog, JournalKey
 
 LAST_INDEX = 2**32 - 1
 """Behind every line of its position."""
-WARNINGS = frozenset({"event_skipped", "demoted", "breaker_opened"})
+WARNINGS = frozenset({"event_skipped", "demoted", "relapsed", "breaker_opened"})
 """Kinds of derived lines that somebody should look at."""
 
 log = logs.logger("banditroute.journal")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -11,6 +12,7 @@ import pytest
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
+from banditroute.client import AdminClient, RequestFailed
 from banditroute.core.errors import StoreUnavailable
 from banditroute.server import ServerSettings
 from banditroute.v1 import admin_pb2 as pb
@@ -122,3 +124,20 @@ def test_a_drain_ends_all_and_is_not_held_up(serve: Serve, connect: Connect, eng
         assert (found.code, found.reason) == (grpc.StatusCode.UNAVAILABLE.value[0], "SHUTTING_DOWN")
     stopping.join(60)
     assert engine.closed == 1
+
+
+def test_a_client_goes_on_when_its_connection_is_renewed(serve: Serve, engine: FakeEngine) -> None:
+    """The server asks every connection to reconnect now and then; a stream ends with it."""
+    port = serve(settings=ServerSettings(drain_s=0.0, grace_s=0.1, max_connection_age_s=0.1)).admin_port
+    engine.rows = [row(1)]
+    lost: list[RequestFailed] = []
+    with AdminClient(f"127.0.0.1:{port}") as client, ThreadPoolExecutor(1) as pool:
+        events = client.watch_events(after=(0, 0, 0), lost=lost.append)
+        assert next(events).position == 1
+        coming = pool.submit(next, events)
+        for _ in range(4):  # the first line, waiting behind it, and two connections more
+            assert engine.following.acquire(timeout=60)
+        engine.tell(row(2))
+        assert coming.result(60).position == 2
+        events.close()
+    assert not [failure for failure in lost if failure.code is not grpc.StatusCode.UNAVAILABLE]

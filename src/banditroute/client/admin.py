@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -83,7 +83,7 @@ class AdminClient:
 
     def watch_events(
         self, *, after: EventKey | None = None, lost: Callable[[RequestFailed], object] = lambda failure: None
-    ) -> Iterator[admin_pb2.JournalEntry]:
+    ) -> Generator[admin_pb2.JournalEntry, None, None]:
         """The journal's lines as they come, oldest first, each once; goes on over lost connections and restarts.
 
         Args:

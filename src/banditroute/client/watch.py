@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import grpc
@@ -21,7 +21,7 @@ LAST_INDEX = 2**32 - 1
 STEADY_S = 5.0
 
 
-def watch(method: Any, after: EventKey, lost: Callable[[RequestFailed], object]) -> Iterator[admin_pb2.JournalEntry]:
+def watch(method: Any, after: EventKey, lost: Callable[[RequestFailed], object]) -> Generator[admin_pb2.JournalEntry, None, None]:
     """Calls `method`, a stub's WatchEvents, again and again, each time from the last event's key."""
     failures, backoff_s = 0, BACKOFF_S
     while True:

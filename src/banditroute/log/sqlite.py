@@ -300,7 +300,8 @@ class SqliteLog(EventLog):
         return [JournalRow(epoch, at, index, time, kind, json.loads(body)) for epoch, at, index, time, kind, body in rows]
 
     def claim(self, name: str, owner: str, lease_s: float) -> bool:
-        self.tip()
+        if self._closed:
+            raise StoreClosed("the log is closed")
         return self._leases.claim(name, owner, lease_s)
 
     def cursor(self, name: str) -> JournalKey | None:
