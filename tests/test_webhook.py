@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 from engines import Clock, bare
 from receiving import HttpReceiver, Received
@@ -380,3 +381,21 @@ def test_an_error_of_our_own_ends_nothing(
     hook()
     assert receiver.next().key == (1, 0)
     assert "webhook failed; trying again" in caplog.text
+
+
+def test_a_client_that_cannot_be_made_is_tried_again(
+    engine: Engine, receiver: HttpReceiver, hook: Hook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as with a certificate bundle or a proxy in the environment that is none."""
+    broken = [ValueError("no proxy"), ValueError("no proxy")]
+    made = httpx.Client
+
+    def making(**given: Any) -> httpx.Client:
+        if broken:
+            raise broken.pop()
+        return made(**given)
+
+    monkeypatch.setattr("banditroute.webhook.httpx.Client", making)
+    hook()
+    assert receiver.next().key == (1, 0)
+    assert caplog.text.count("webhook failed; trying again") == 2

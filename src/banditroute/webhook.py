@@ -30,6 +30,7 @@ from banditroute.receivers import Receiver
 from banditroute.summaries import actor_of, change_reason_of, summarise
 
 SIGNATURE_HEADER, KEY_HEADER = "X-Banditroute-Signature", "Idempotency-Key"
+HEADERS = {"User-Agent": f"banditroute/{__version__}", "Content-Type": "application/json"}
 ATTEMPT_TIMEOUT_S = 10.0
 """To connect, to send, and for each part of the answer."""
 FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 60.0
@@ -101,22 +102,21 @@ class Webhook:
         self._thread.join(CLOSE_WAIT_S)
 
     def _run(self) -> None:
-        agent = {"User-Agent": f"banditroute/{__version__}", "Content-Type": "application/json"}
-        with httpx.Client(timeout=ATTEMPT_TIMEOUT_S, headers=agent) as client:
-            pause_s = FIRST_PAUSE_S
-            while not self._stop.is_set():
-                try:
-                    self._turn(client)
-                    pause_s = FIRST_PAUSE_S
-                    continue
-                except StoreClosed:
-                    return
-                except StoreError as error:
-                    log.warning("webhook cannot use the log; trying again", webhook=self._receiver.name, cause=str(error))
-                except Exception:  # it must not end the thread, and with it all that is to come
-                    log.exception("webhook failed; trying again", webhook=self._receiver.name)
-                self._stop.wait(pause_s)
-                pause_s = min(2.0 * pause_s, MAX_PAUSE_S)
+        pause_s = FIRST_PAUSE_S
+        while not self._stop.is_set():
+            try:
+                with httpx.Client(timeout=ATTEMPT_TIMEOUT_S, headers=HEADERS) as client:
+                    while not self._stop.is_set():
+                        self._turn(client)
+                        pause_s = FIRST_PAUSE_S
+            except StoreClosed:
+                return
+            except StoreError as error:
+                log.warning("webhook cannot use the log; trying again", webhook=self._receiver.name, cause=str(error))
+            except Exception:  # it must not end the thread, and with it all that is to come
+                log.exception("webhook failed; trying again", webhook=self._receiver.name)
+            self._stop.wait(pause_s)
+            pause_s = min(2.0 * pause_s, MAX_PAUSE_S)
         with suppress(StoreError):
             self._claim(0.0)
 
@@ -185,3 +185,5 @@ class Webhook:
                 return response.status_code
         except httpx.TransportError as error:
             return f"{type(error).__name__}: {error}"
+        except httpx.InvalidURL as error:  # says the URL
+            return type(error).__name__
