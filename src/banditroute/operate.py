@@ -18,8 +18,9 @@ from banditroute.core.errors import (
     UnknownCategory,
     UnknownModel,
 )
-from banditroute.core.fold import MAX_WEIGHT, OVERRIDABLE, State
+from banditroute.core.fold import MAX_WEIGHT, OVERRIDABLE
 from banditroute.core.settings import document_fingerprint
+from banditroute.core.state import State
 from banditroute.core.types import CategoryReport, EventKind
 from banditroute.follower import Follower
 from banditroute.log.base import EventLog

@@ -67,8 +67,8 @@ class _Told(dict[str, Any]):
     def __init__(self, body: Mapping[str, Any]) -> None:
         super().__init__({name: _shown(value) for name, value in body.items()})
         demoted = body.get("demoted_in")
-        count = len(demoted) if isinstance(demoted, list) else 0
-        self["demoted_where"] = "in no category" if not count else f"in {demoted[0]}" if count == 1 else f"in {count} categories"
+        names = [str(name) for name in demoted] if isinstance(demoted, list) else []
+        self["demoted_where"] = "nowhere" if not names else f"in {names[0]}" if len(names) == 1 else f"in {len(names)} categories"
         self["where"] = f"in category {body['category']}" if body.get("category") else "in all categories"
 
     def __missing__(self, name: str) -> str:
