@@ -266,9 +266,12 @@ class View:
 def with_probes(pure: Sequence[float], floor: float, probes: Mapping[int, float]) -> list[float]:
     """Shares of which those in `probes`, by index, are fixed; the others' are `pure` above the floor, and share the rest."""
     live = [i for i in range(len(pure)) if i not in probes]
+    wanted = [pure[i] for i in live]
+    total = sum(wanted)
+    wanted = [share / total for share in wanted] if total > 0.0 else [1.0] + [0.0] * (len(live) - 1)  # the best of them
     rest = 1.0 - sum(probes.values())
     shares = [probes.get(i, 0.0) for i in range(len(pure))]
-    for i, share in zip(live, with_floor([pure[i] for i in live], floor), strict=True):
+    for i, share in zip(live, with_floor(wanted, floor), strict=True):
         shares[i] = share * rest
     return shares
 
