@@ -205,6 +205,7 @@ def _changed(state: State, told: Told, category: str | None, *, up: bool, found:
         for other in [other for other in sorted(state.shifts) if other != model and scope(other)[0] == model]:
             state = _ended(state, other, position)
     state = _tests_reset(state, model, category)
+    shift = shift.begun(state.pool.of(model).noise)
     state = judged(state._replace(shifts={**state.shifts, key: shift}), key)
     shift = state.shifts[key]
     kind = "improved" if up else "demoted" if shift.demoted else "degraded"

@@ -193,7 +193,8 @@ class Recovery(NamedTuple):
         """What it must reach: epochs spend alpha / (j (j + 1)) each."""
         return self.epoch * (self.epoch + 1) / FALSE_RECOVERY
 
-    def after(self, value: float, level: float, trust: float = 1.0) -> Recovery:
-        """One value later; `level` is the highest mean that still counts as not recovered, `trust` scales the bets."""
-        unit = trust * (value - level) / max(level, SLACK)
+    def after(self, value: float, level: float, *, floor: float = 0.0, trust: float = 1.0) -> Recovery:
+        """One value later; `level` is the highest mean that still counts as not recovered, `trust` scales the bets, and values
+        are at least `floor`."""
+        unit = trust * (value - level) / max(level - floor, SLACK)
         return self._replace(wealth=tuple([(1.0 + b * unit) * held for b, held in zip(RECOVERY_BETS, self.wealth, strict=True)]))
