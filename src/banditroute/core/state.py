@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from banditroute.core.breaker import Breaker
 from banditroute.core.drift import Reference, Stream
 from banditroute.core.evidence import Ageing, Cell
 from banditroute.core.numerics import exp2
@@ -40,7 +41,8 @@ class ModelState(NamedTuple):
 
 
 class State(NamedTuple):
-    """Everything that was learned, up to and including `position`. Open and ended changes are by `change_key`."""
+    """Everything that was learned, up to and including `position`. Open and ended changes are by `change_key`, breakers by
+    model; a model that nobody called has none."""
 
     position: int
     chain: bytes
@@ -55,13 +57,14 @@ class State(NamedTuple):
     models: Mapping[str, ModelState]
     shifts: Mapping[str, Shift]
     past: Mapping[str, tuple[Span, ...]]
+    breakers: Mapping[str, Breaker]
     paused: frozenset[tuple[str, str]]
     feedback_count: int
     recorded_count: int
     skipped_count: int
 
 
-INITIAL = State(0, b"", 0, 0, {}, EMPTY, {}, {}, START, {}, {}, {}, {}, frozenset(), 0, 0, 0)
+INITIAL = State(0, b"", 0, 0, {}, EMPTY, {}, {}, START, {}, {}, {}, {}, {}, frozenset(), 0, 0, 0)
 
 
 def change_key(model: str, category: str | None = None) -> str:
