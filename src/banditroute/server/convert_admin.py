@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from banditroute.core import health
 from banditroute.core.errors import FieldViolation, InvalidRequest
 from banditroute.core.types import ArmReport, CategoryReport, EngineInfo, JournalRow
 from banditroute.v1 import admin_pb2 as pb
@@ -108,6 +109,8 @@ def encode_category(report: CategoryReport) -> pb.Category:
 
 def _encode_arm(arm: ArmReport) -> pb.Arm:
     lifecycle: Any = arm.lifecycle
+    breaker: Any = arm.breaker
+    until = arm.breaker_open_until
     return pb.Arm(
         model=arm.model,
         quality_mean=arm.quality_mean,
@@ -122,6 +125,8 @@ def _encode_arm(arm: ArmReport) -> pb.Arm:
         off_policy_count=arm.off_policy_count,
         lifecycle=lifecycle,
         lifecycle_reason=arm.lifecycle_reason,
+        breaker_open_until_time=None if until is None else _time(until),
+        breaker_state=breaker,
     )
 
 
@@ -142,7 +147,6 @@ def encode_journal_row(row: JournalRow) -> pb.JournalEntry:
 
 
 def encode_info(info: EngineInfo) -> pb.GetServerInfoResponse:
-    seconds = int(info.start_time)
     return pb.GetServerInfoResponse(
         version=info.version,
         fold_version=info.fold_version,
@@ -150,7 +154,7 @@ def encode_info(info: EngineInfo) -> pb.GetServerInfoResponse:
         epoch=info.epoch,
         log_position=info.log_position,
         state_position=info.state_position,
-        start_time=Timestamp(seconds=seconds, nanos=int((info.start_time - seconds) * 1e9)),
+        start_time=_time(info.start_time),
         skipped_event_count=info.skipped_event_count,
         dropped_decision_count=info.dropped_decision_count,
         config_fingerprint=info.config_fingerprint,
@@ -168,6 +172,8 @@ def summarise(row: JournalRow) -> str:
         return f"The event at position {row.position} was skipped: {body.get('reason', 'no reason given')}."
     if row.kind == "operator" and body.get("action") == "set_weights":
         return f"{body.get('actor') or 'Somebody'} {_weights_told(body)} in category {body.get('category', '?')}."
+    if row.kind.startswith("breaker_"):
+        return health.told(row.kind, body)
     return f"{row.kind.replace('_', ' ').capitalize()} at position {row.position}."
 
 
@@ -183,6 +189,11 @@ def _weight_told(name: str, value: object, before: object) -> str:
     if value is None:
         return f"cleared {name}" + ("" if before is None else f" (was {before})")
     return f"set {name} " + (f"to {value}" if before is None else f"from {before} to {value}")
+
+
+def _time(unix_s: float) -> Timestamp:
+    whole = int(unix_s)
+    return Timestamp(seconds=whole, nanos=int((unix_s - whole) * 1e9))
 
 
 def _span(seconds: float) -> Duration:

@@ -28,39 +28,41 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62\x61nditroute/v1/admin.proto\x12\x0e\x62\x61nditroute.v1\x1a\x1b\x62\x61nditroute/v1/router.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa8\x02\n\x08\x43\x61tegory\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x0b\x63ost_weight\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x1b\n\x0elatency_weight\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x19\n\x11overridden_fields\x18\x04 \x03(\t\x12\x1a\n\x12\x63ost_reference_usd\x18\x05 \x01(\x01\x12\x34\n\x11latency_reference\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12!\n\x04\x61rms\x18\x07 \x03(\x0b\x32\x13.banditroute.v1.Arm\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\x12\x16\n\x0e\x66\x65\x65\x64\x62\x61\x63k_count\x18\t \x01(\x04\x42\x0e\n\x0c_cost_weightB\x11\n\x0f_latency_weight\"\xe5\x02\n\x03\x41rm\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cquality_mean\x18\x02 \x01(\x01\x12\x16\n\x0equality_stddev\x18\x03 \x01(\x01\x12\x19\n\x11\x65xpected_cost_usd\x18\x04 \x01(\x01\x12\x33\n\x10\x65xpected_latency\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cutility_mean\x18\x06 \x01(\x01\x12\r\n\x05share\x18\x07 \x01(\x01\x12\x1d\n\x15\x65\x66\x66\x65\x63tive_sample_size\x18\x08 \x01(\x01\x12\x16\n\x0e\x66\x65\x65\x64\x62\x61\x63k_count\x18\t \x01(\x04\x12\x13\n\x0b\x65rror_count\x18\n \x01(\x04\x12\x18\n\x10off_policy_count\x18\x0b \x01(\x04\x12,\n\tlifecycle\x18\x0c \x01(\x0e\x32\x19.banditroute.v1.Lifecycle\x12\x18\n\x10lifecycle_reason\x18\r \x01(\t\">\n\x15ListCategoriesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"_\n\x16ListCategoriesResponse\x12,\n\ncategories\x18\x01 \x03(\x0b\x32\x18.banditroute.v1.Category\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12GetCategoryRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x13GetCategoryResponse\x12*\n\x08\x63\x61tegory\x18\x01 \x01(\x0b\x32\x18.banditroute.v1.Category\"\xbf\x01\n\x15UpdateCategoryRequest\x12*\n\x08\x63\x61tegory\x18\x01 \x01(\x0b\x32\x18.banditroute.v1.Category\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\x15\n\rchange_reason\x18\x05 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x06 \x01(\t\"t\n\x16UpdateCategoryResponse\x12*\n\x08\x63\x61tegory\x18\x01 \x01(\x0b\x32\x18.banditroute.v1.Category\x12\x1b\n\x0estate_position\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x11\n\x0f_state_position\":\n\x11ListEventsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"[\n\x12ListEventsResponse\x12,\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1c.banditroute.v1.JournalEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xca\x01\n\x0cJournalEntry\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\r\n\x05index\x18\x03 \x01(\r\x12/\n\x0b\x61ppend_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12\x0f\n\x07summary\x18\x06 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x07 \x01(\t\x12\x15\n\rchange_reason\x18\x08 \x01(\t\x12\x14\n\x0c\x64\x65tails_json\x18\t \x01(\t\"\x16\n\x14GetServerInfoRequest\"\x94\x02\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0c\x66old_version\x18\x02 \x01(\r\x12\x0e\n\x06log_id\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x14\n\x0clog_position\x18\x05 \x01(\x04\x12\x16\n\x0estate_position\x18\x06 \x01(\x04\x12.\n\nstart_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13skipped_event_count\x18\x08 \x01(\x04\x12\x1e\n\x16\x64ropped_decision_count\x18\t \x01(\x04\x12\x1a\n\x12\x63onfig_fingerprint\x18\n \x01(\t2\xdb\x03\n\x0c\x41\x64minService\x12_\n\x0eListCategories\x12%.banditroute.v1.ListCategoriesRequest\x1a&.banditroute.v1.ListCategoriesResponse\x12V\n\x0bGetCategory\x12\".banditroute.v1.GetCategoryRequest\x1a#.banditroute.v1.GetCategoryResponse\x12_\n\x0eUpdateCategory\x12%.banditroute.v1.UpdateCategoryRequest\x1a&.banditroute.v1.UpdateCategoryResponse\x12S\n\nListEvents\x12!.banditroute.v1.ListEventsRequest\x1a\".banditroute.v1.ListEventsResponse\x12\\\n\rGetServerInfo\x12$.banditroute.v1.GetServerInfoRequest\x1a%.banditroute.v1.GetServerInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62\x61nditroute/v1/admin.proto\x12\x0e\x62\x61nditroute.v1\x1a\x1b\x62\x61nditroute/v1/router.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa8\x02\n\x08\x43\x61tegory\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x0b\x63ost_weight\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x1b\n\x0elatency_weight\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x19\n\x11overridden_fields\x18\x04 \x03(\t\x12\x1a\n\x12\x63ost_reference_usd\x18\x05 \x01(\x01\x12\x34\n\x11latency_reference\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12!\n\x04\x61rms\x18\x07 \x03(\x0b\x32\x13.banditroute.v1.Arm\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\x12\x16\n\x0e\x66\x65\x65\x64\x62\x61\x63k_count\x18\t \x01(\x04\x42\x0e\n\x0c_cost_weightB\x11\n\x0f_latency_weight\"\xd7\x03\n\x03\x41rm\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cquality_mean\x18\x02 \x01(\x01\x12\x16\n\x0equality_stddev\x18\x03 \x01(\x01\x12\x19\n\x11\x65xpected_cost_usd\x18\x04 \x01(\x01\x12\x33\n\x10\x65xpected_latency\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cutility_mean\x18\x06 \x01(\x01\x12\r\n\x05share\x18\x07 \x01(\x01\x12\x1d\n\x15\x65\x66\x66\x65\x63tive_sample_size\x18\x08 \x01(\x01\x12\x16\n\x0e\x66\x65\x65\x64\x62\x61\x63k_count\x18\t \x01(\x04\x12\x13\n\x0b\x65rror_count\x18\n \x01(\x04\x12\x18\n\x10off_policy_count\x18\x0b \x01(\x04\x12,\n\tlifecycle\x18\x0c \x01(\x0e\x32\x19.banditroute.v1.Lifecycle\x12\x18\n\x10lifecycle_reason\x18\r \x01(\t\x12;\n\x17\x62reaker_open_until_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\rbreaker_state\x18\x0f \x01(\x0e\x32\x1c.banditroute.v1.BreakerState\">\n\x15ListCategoriesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"_\n\x16ListCategoriesResponse\x12,\n\ncategories\x18\x01 \x03(\x0b\x32\x18.banditroute.v1.Category\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12GetCategoryRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x13GetCategoryResponse\x12*\n\x08\x63\x61tegory\x18\x01 \x01(\x0b\x32\x18.banditroute.v1.Category\"\xbf\x01\n\x15UpdateCategoryRequest\x12*\n\x08\x63\x61tegory\x18\x01 \x01(\x0b\x32\x18.banditroute.v1.Category\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\x15\n\rchange_reason\x18\x05 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x06 \x01(\t\"t\n\x16UpdateCategoryResponse\x12*\n\x08\x63\x61tegory\x18\x01 \x01(\x0b\x32\x18.banditroute.v1.Category\x12\x1b\n\x0estate_position\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x11\n\x0f_state_position\":\n\x11ListEventsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"[\n\x12ListEventsResponse\x12,\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1c.banditroute.v1.JournalEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xca\x01\n\x0cJournalEntry\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\r\n\x05index\x18\x03 \x01(\r\x12/\n\x0b\x61ppend_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12\x0f\n\x07summary\x18\x06 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x07 \x01(\t\x12\x15\n\rchange_reason\x18\x08 \x01(\t\x12\x14\n\x0c\x64\x65tails_json\x18\t \x01(\t\"\x16\n\x14GetServerInfoRequest\"\x94\x02\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0c\x66old_version\x18\x02 \x01(\r\x12\x0e\n\x06log_id\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x14\n\x0clog_position\x18\x05 \x01(\x04\x12\x16\n\x0estate_position\x18\x06 \x01(\x04\x12.\n\nstart_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13skipped_event_count\x18\x08 \x01(\x04\x12\x1e\n\x16\x64ropped_decision_count\x18\t \x01(\x04\x12\x1a\n\x12\x63onfig_fingerprint\x18\n \x01(\t*|\n\x0c\x42reakerState\x12\x1d\n\x19\x42REAKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42REAKER_STATE_CLOSED\x10\x01\x12\x16\n\x12\x42REAKER_STATE_OPEN\x10\x02\x12\x1b\n\x17\x42REAKER_STATE_HALF_OPEN\x10\x03\x32\xdb\x03\n\x0c\x41\x64minService\x12_\n\x0eListCategories\x12%.banditroute.v1.ListCategoriesRequest\x1a&.banditroute.v1.ListCategoriesResponse\x12V\n\x0bGetCategory\x12\".banditroute.v1.GetCategoryRequest\x1a#.banditroute.v1.GetCategoryResponse\x12_\n\x0eUpdateCategory\x12%.banditroute.v1.UpdateCategoryRequest\x1a&.banditroute.v1.UpdateCategoryResponse\x12S\n\nListEvents\x12!.banditroute.v1.ListEventsRequest\x1a\".banditroute.v1.ListEventsResponse\x12\\\n\rGetServerInfo\x12$.banditroute.v1.GetServerInfoRequest\x1a%.banditroute.v1.GetServerInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'banditroute.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_BREAKERSTATE']._serialized_start=2184
+  _globals['_BREAKERSTATE']._serialized_end=2308
   _globals['_CATEGORY']._serialized_start=175
   _globals['_CATEGORY']._serialized_end=471
   _globals['_ARM']._serialized_start=474
-  _globals['_ARM']._serialized_end=831
-  _globals['_LISTCATEGORIESREQUEST']._serialized_start=833
-  _globals['_LISTCATEGORIESREQUEST']._serialized_end=895
-  _globals['_LISTCATEGORIESRESPONSE']._serialized_start=897
-  _globals['_LISTCATEGORIESRESPONSE']._serialized_end=992
-  _globals['_GETCATEGORYREQUEST']._serialized_start=994
-  _globals['_GETCATEGORYREQUEST']._serialized_end=1028
-  _globals['_GETCATEGORYRESPONSE']._serialized_start=1030
-  _globals['_GETCATEGORYRESPONSE']._serialized_end=1095
-  _globals['_UPDATECATEGORYREQUEST']._serialized_start=1098
-  _globals['_UPDATECATEGORYREQUEST']._serialized_end=1289
-  _globals['_UPDATECATEGORYRESPONSE']._serialized_start=1291
-  _globals['_UPDATECATEGORYRESPONSE']._serialized_end=1407
-  _globals['_LISTEVENTSREQUEST']._serialized_start=1409
-  _globals['_LISTEVENTSREQUEST']._serialized_end=1467
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=1469
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=1560
-  _globals['_JOURNALENTRY']._serialized_start=1563
-  _globals['_JOURNALENTRY']._serialized_end=1765
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=1767
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=1789
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=1792
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=2068
-  _globals['_ADMINSERVICE']._serialized_start=2071
-  _globals['_ADMINSERVICE']._serialized_end=2546
+  _globals['_ARM']._serialized_end=945
+  _globals['_LISTCATEGORIESREQUEST']._serialized_start=947
+  _globals['_LISTCATEGORIESREQUEST']._serialized_end=1009
+  _globals['_LISTCATEGORIESRESPONSE']._serialized_start=1011
+  _globals['_LISTCATEGORIESRESPONSE']._serialized_end=1106
+  _globals['_GETCATEGORYREQUEST']._serialized_start=1108
+  _globals['_GETCATEGORYREQUEST']._serialized_end=1142
+  _globals['_GETCATEGORYRESPONSE']._serialized_start=1144
+  _globals['_GETCATEGORYRESPONSE']._serialized_end=1209
+  _globals['_UPDATECATEGORYREQUEST']._serialized_start=1212
+  _globals['_UPDATECATEGORYREQUEST']._serialized_end=1403
+  _globals['_UPDATECATEGORYRESPONSE']._serialized_start=1405
+  _globals['_UPDATECATEGORYRESPONSE']._serialized_end=1521
+  _globals['_LISTEVENTSREQUEST']._serialized_start=1523
+  _globals['_LISTEVENTSREQUEST']._serialized_end=1581
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=1583
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=1674
+  _globals['_JOURNALENTRY']._serialized_start=1677
+  _globals['_JOURNALENTRY']._serialized_end=1879
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=1881
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=1903
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=1906
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=2182
+  _globals['_ADMINSERVICE']._serialized_start=2311
+  _globals['_ADMINSERVICE']._serialized_end=2786
 # @@protoc_insertion_point(module_scope)
