@@ -26,8 +26,8 @@ from banditroute.core.types import (
 )
 from banditroute.engine import Engine
 from banditroute.log.checkpoint import encode
-from banditroute.server.convert_admin import summarise
 from banditroute.snapshot import Snapshot
+from banditroute.summaries import summarise
 
 QUALITIES = {"best": 0.9, "second": 0.7, "third": 0.5}
 CONFIG: dict[str, Any] = {

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import re
 import runpy
+import threading
+import time
+from http.server import HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 import banditroute
 from banditroute.config import load
@@ -16,6 +21,7 @@ from banditroute.server import Server, ServerSettings
 from banditroute.wiring import open_engine
 
 ROOT = Path(__file__).resolve().parent.parent
+WEBHOOKS = (ROOT / "docs" / "howto" / "webhooks.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -73,6 +79,53 @@ def test_every_configuration_field_says_what_it_does() -> None:
     for _, model in runpy.run_path(str(ROOT / "tools" / "reference.py"))["SECTIONS"]:
         assert model.__doc__
         assert [name for name, field in model.model_fields.items() if not field.description] == []
+
+
+def howto_blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", WEBHOOKS, flags=re.DOTALL)
+
+
+def test_the_webhook_receiver_takes_what_a_server_sends_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    Path("hook.secret").write_text("0123456789abcdef\n")
+    (code,) = howto_blocks("python")
+    receiver: dict[str, Any] = {"__name__": "receiver"}
+    exec(compile(code, "webhooks.md", "exec"), receiver)
+    header = re.findall("X-Banditroute-Signature: (.*)", WEBHOOKS)[0]
+    for body, told, now, good in (
+        (b'{"kind":"config"}', header, 1_700_000_299.0, True),
+        (b'{"kind":"config"}', header, 1_700_000_301.0, False),
+        (b'{"kind":"other"}', header, 1_700_000_000.0, False),
+        (b'{"kind":"config"}', header.replace("t=17", "t=18"), 1_800_000_000.0, False),
+        (b'{"kind":"config"}', "nonsense", 1_700_000_000.0, False),
+    ):
+        assert receiver["verified"](body, told, now) is good
+
+    server = HTTPServer(("127.0.0.1", 0), receiver["Handler"])
+    serving = threading.Thread(target=server.serve_forever, args=(0.01,))
+    serving.start()
+    (written,) = howto_blocks("yaml")
+    (hook,) = yaml.safe_load(written)["webhooks"]
+    hook["url"] = f"http://127.0.0.1:{server.server_port}"
+    config = {"models": {"a": {}, "b": {}}, "categories": {"chat": {"models": ["a", "b"]}}, "webhooks": [hook]}
+    engine = open_engine(load(config), store="memory:", threaded=True)
+    try:
+        assert engine.wait_ready(30)
+        engine.set_weights("chat", {"cost_weight": 3.0}, reason="budget", actor="ada")
+        end = time.monotonic() + 30
+        while not receiver["seen"]:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    finally:
+        engine.close()
+        server.shutdown()
+        serving.join()
+        server.server_close()
+    assert [key.partition("-")[2] for key in receiver["seen"]] == ["1-2-0"]
+    assert "ada set cost_weight from 0.1 to 3.0 in category chat." in capsys.readouterr().out
 
 
 def test_links_between_documents_lead_somewhere() -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from banditroute import config
+from banditroute import config, receivers
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "reference" / "configuration.md"
 SECTIONS: list[tuple[str, type[BaseModel]]] = [
@@ -24,15 +24,18 @@ SECTIONS: list[tuple[str, type[BaseModel]]] = [
     ("`breaker`", config.BreakerConfig),
     ("`decision_sink`", config.SinkConfig),
     ("`server`", config.ServerConfig),
+    ("`webhooks[]`", receivers.WebhookConfig),
 ]
 HEAD = """# Configuration
 
 One YAML file, checked whole by `banditroute check FILE`, which names every problem with its path and line.
 This page is made by `python tools/reference.py` from the code that checks it.
 
-*Local* settings (store, keys, sink, server, checkpoints) belong to one process. *Shared* ones (models, categories,
+*Local* settings (store, keys, sink, server, webhooks, checkpoints) belong to one process. *Shared* ones (models, categories,
 priors, feedback window, breaker) are written into the log as one event whenever they differ from what is in force: at the
 start, and on SIGHUP. What an operator `set` stays above the file until it is cleared.
+
+How-tos: [rotate the signing keys](../howto/rotate-keys.md), [be told by webhooks](../howto/webhooks.md).
 """
 
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from banditroute.core.errors import ConfigError, ConfigProblem
 from banditroute.core.settings import ANY_CATEGORY, MAX_FEATURES, MAX_NAME_BYTES, parse_shared
+from banditroute.receivers import WebhookConfig, webhook_problems
 from banditroute.yaml_lines import Lines, read_yaml
 
 MEMORY, SQLITE_SCHEME = "memory:", "sqlite:///"
@@ -167,6 +168,7 @@ class ConfigFile(_Strict):
     )
     decision_sink: SinkConfig = Field(default_factory=SinkConfig, description="where decisions are kept for `explain`")
     server: ServerConfig = Field(default_factory=ServerConfig, description="limits of the gRPC server")
+    webhooks: list[WebhookConfig] = Field(default_factory=list, description="who is told what the journal notes")
     checkpoint_every: Count = Field(10_000, description="events between two saved states; a restart folds at most so many")
     log_retention_events: Count = Field(
         5_000_000, description="events kept behind the newest checkpoint; the journal is kept for good"
@@ -205,6 +207,7 @@ class LocalConfig(NamedTuple):
     signing_keys_file: str | None
     decision_sink: SinkConfig
     server: ServerConfig
+    webhooks: tuple[WebhookConfig, ...]
     checkpoint_every: int
     log_retention_events: int
     folder: Path
@@ -272,6 +275,7 @@ def _checked(raw: Any, source: str, lines: Lines, folder: Path) -> Config:
         file.signing_keys_file,
         file.decision_sink,
         file.server,
+        tuple(file.webhooks),
         file.checkpoint_every,
         file.log_retention_events,
         folder,
@@ -285,6 +289,7 @@ def _cross_checks(file: ConfigFile) -> list[tuple[tuple[str | int, ...], str]]:
         store_folder(file.store)
     except ValueError as error:
         found.append((("store",), str(error)))
+    found.extend(webhook_problems(file.webhooks))
     named: list[tuple[str | int, ...]] = [("models", name) for name in file.models]
     for name, category in file.categories.items():
         named += [("categories", name), *[("categories", name, "features", feature) for feature in category.features]]

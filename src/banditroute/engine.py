@@ -8,47 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import random
-import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Protocol
 
 from banditroute._version import __version__
-from banditroute.config import resolved
-from banditroute.core.errors import (
-    ConfigError,
-    ConfigProblem,
-    EtagMismatch,
-    FeedbackWindowOver,
-    FieldViolation,
-    InvalidRequest,
-    StaleState,
-    StoreUnavailable,
-    UnknownCategory,
-)
-from banditroute.core.fold import FOLD_VERSION, MAX_WEIGHT, OVERRIDABLE
+from banditroute.core.errors import FeedbackWindowOver, InvalidRequest, StaleState, StoreUnavailable, UnknownCategory
+from banditroute.core.fold import FOLD_VERSION
 from banditroute.core.policy import draw, keyed_draw, reason
-from banditroute.core.settings import document_fingerprint
-from banditroute.core.types import (
-    CategoryReport,
-    Decision,
-    EngineInfo,
-    EventKind,
-    FeedbackReceipt,
-    FeedbackReport,
-    JournalRow,
-    RouteQuery,
-)
+from banditroute.core.types import CategoryReport, Decision, EngineInfo, FeedbackReceipt, FeedbackReport, JournalRow, RouteQuery
 from banditroute.core.validate import check_query, check_report
 from banditroute.follower import Follower
 from banditroute.inflight import InFlight
 from banditroute.intake import answered, appended
-from banditroute.log.base import EventLog
+from banditroute.journal import JournalTail
+from banditroute.log.base import EventLog, JournalKey
 from banditroute.log.sink import DecisionSink, SinkRow
+from banditroute.operate import ArmAction, Operations
 from banditroute.snapshot import Snapshot
 from banditroute.tokens import DecisionToken, TokenSigner, uuid7
 
-CONFIG_WAIT_S = 30.0
+
+class Companion(Protocol):
+    """Something that lives as long as an engine. `close` is idempotent."""
+
+    def start(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Engine:
@@ -78,15 +64,23 @@ class Engine:
         self._clock, self._rng = clock, rng
         self._start_time = clock()
         self._in_flight = InFlight()
-        self._reloading = threading.Lock()
+        self._companions: list[Companion] = []
+        self.tail = JournalTail(log)
         self._follower = Follower(
             log,
-            begin=lambda: None if shared is None else self._adopt(shared),
+            self.tail,
+            begin=lambda: None if shared is None else self._operations.adopt(shared),
             checkpoint_every=checkpoint_every,
             retention=log_retention_events,
             threaded=threaded,
         )
+        self._operations = Operations(log, self._follower)
         self._follower.start()
+
+    def attach(self, companion: Companion) -> None:
+        """Starts something that reads this engine's log, and closes it before the log."""
+        companion.start()
+        self._companions.append(companion)
 
     # --- deciding ---
 
@@ -207,21 +201,6 @@ class Engine:
 
     # --- configuration and operators ---
 
-    def _adopt(self, shared: Mapping[str, Any]) -> int | None:
-        held = self._follower.snapshot.state
-        document = resolved(shared, held.document)
-        fingerprint = document_fingerprint(document)
-        if fingerprint == held.settings.fingerprint:
-            return None
-        body = {"document": document, "fingerprint": fingerprint, "replaces": held.config_position}
-        return self._append(EventKind.CONFIG, body)
-
-    def _append(self, kind: EventKind, body: Mapping[str, Any]) -> int:
-        """Appends, and waits until the event is folded."""
-        position = self._log.append(kind, body).result().position
-        self._follower.reach(position, CONFIG_WAIT_S)
-        return position
-
     def reload(self, shared: Mapping[str, Any]) -> int | None:
         """Adopts a shared configuration; what was learned stays, operator changes stay above it.
 
@@ -232,11 +211,7 @@ class Engine:
             ConfigError: it cannot be adopted; the old one stays.
             StoreError, StaleState.
         """
-        with self._reloading:
-            try:
-                return self._adopt(shared)
-            except (ValueError, KeyError, TypeError) as error:
-                raise ConfigError("<reload>", [ConfigProblem("", None, str(error))]) from error
+        return self._operations.reload(shared)
 
     def set_weights(
         self,
@@ -257,29 +232,47 @@ class Engine:
             UnknownCategory, EtagMismatch, StoreError.
             InvalidRequest: with every violation.
         """
-        with self._reloading:
-            before = self.category(category)
-            violations = _check_weights(changes)
-            if violations:
-                raise InvalidRequest(violations)
-            if etag and etag != before.etag:
-                raise EtagMismatch(
-                    f"category {category!r} was changed since it was read: read it again (etag is now {before.etag})"
-                )
-            held = self._follower.snapshot.state.overrides.get(category, {})
-            changed = {field: value for field, value in changes.items() if held.get(field) != value}
-            if validate_only or not changed:
-                return before, None
-            body = {
-                "action": "set_weights",
-                "category": category,
-                "changes": changed,
-                "previous": {field: getattr(before, field) for field in changed},
-                "reason": reason,
-                "actor": actor,
-            }
-            position = self._append(EventKind.OPERATOR, body)
-            return self.category(category), position
+        return self._operations.set_weights(category, changes, reason=reason, actor=actor, etag=etag, validate_only=validate_only)
+
+    def pause_arm(
+        self, model: str, category: str = "", *, reason: str, actor: str, validate_only: bool = False
+    ) -> tuple[tuple[CategoryReport, ...], int | None]:
+        """Takes a model out of service in a category, or ("") in all that have it, until it is resumed.
+
+        Returns:
+            The categories meant as they are now, and the change's position; None where nothing changed.
+
+        Raises:
+            UnknownCategory, UnknownModel, StoreError.
+            LastArm: a category would have no model in service.
+        """
+        return self._operations.change_arm(
+            ArmAction.PAUSE, model, category, reason=reason, actor=actor, validate_only=validate_only
+        )
+
+    def resume_arm(
+        self, model: str, category: str = "", *, reason: str, actor: str, validate_only: bool = False
+    ) -> tuple[tuple[CategoryReport, ...], int | None]:
+        """Undoes `pause_arm`; returns as it does.
+
+        Raises:
+            UnknownCategory, UnknownModel, StoreError.
+        """
+        return self._operations.change_arm(
+            ArmAction.RESUME, model, category, reason=reason, actor=actor, validate_only=validate_only
+        )
+
+    def reset_arm(
+        self, model: str, category: str = "", *, reason: str, actor: str, validate_only: bool = False
+    ) -> tuple[tuple[CategoryReport, ...], int | None]:
+        """Forgets what was learned of a model in a category, or ("") in all that have it; returns as `pause_arm`.
+
+        Raises:
+            UnknownCategory, UnknownModel, StoreError.
+        """
+        return self._operations.change_arm(
+            ArmAction.RESET, model, category, reason=reason, actor=actor, validate_only=validate_only
+        )
 
     def replace_signer(self, signer: TokenSigner) -> None:
         """Rotates the signing keys: the new signer's first key signs from now on, all of them verify.
@@ -309,6 +302,18 @@ class Engine:
     def journal(self, *, before: tuple[int, int, int] | None = None, limit: int = 100) -> list[JournalRow]:
         """Configuration, operator and derived events, newest first, strictly before the key `before`."""
         return list(self._log.journal(before=before, limit=limit))
+
+    def journal_end(self, ended: Callable[[], bool]) -> JournalKey | None:
+        """See `JournalTail.end`."""
+        return self.tail.end(ended)
+
+    def journal_after(self, key: JournalKey, *, limit: int, ended: Callable[[], bool]) -> list[JournalRow]:
+        """See `JournalTail.after`."""
+        return self.tail.after(key, limit=limit, ended=ended)
+
+    def wake_journal(self) -> None:
+        """See `JournalTail.wake`."""
+        self.tail.wake()
 
     def info(self) -> EngineInfo:
         """What runs, and how far it has learned."""
@@ -344,17 +349,10 @@ class Engine:
 
     def close(self) -> None:
         """Stops folding, saves a checkpoint, and lets go of sink and log. Idempotent."""
+        for companion in self._companions:
+            companion.close()
         self._follower.close()
+        self.tail.close()
         if self._sink is not None:
             self._sink.close()
         self._log.close()
-
-
-def _check_weights(changes: Mapping[str, float | None]) -> list[FieldViolation]:
-    found = [] if changes else [FieldViolation("update_mask", f"is empty; name one of {', '.join(OVERRIDABLE)}")]
-    for field, value in changes.items():
-        if field not in OVERRIDABLE:
-            found.append(FieldViolation("update_mask", f"{field!r} cannot be set; {', '.join(OVERRIDABLE)} can"))
-        elif value is not None and not 0.0 <= value <= MAX_WEIGHT:
-            found.append(FieldViolation(f"category.{field}", f"{value} is no weight: use 0 to {MAX_WEIGHT:g}"))
-    return found

@@ -16,7 +16,8 @@ from banditroute.core.fold import FOLD_VERSION, learn
 from banditroute.core.sights import Columns
 from banditroute.core.state import INITIAL, State
 from banditroute.core.types import Event, Transition
-from banditroute.log.base import EventLog
+from banditroute.journal import JournalTail, tell
+from banditroute.log.base import JOURNALLED, EventLog
 from banditroute.log.checkpoint import checkpoint_of, decode
 from banditroute.snapshot import Snapshot
 
@@ -31,15 +32,23 @@ class Follower:
     """Holds the published snapshot; readers take it by one attribute access.
 
     Args:
+        tail: told what is folded and noted in the journal.
         begin: called once when the log is folded for the first time, before `ready`.
         checkpoint_every: events between two saved states.
         retention: events kept behind the newest checkpoint.
     """
 
     def __init__(
-        self, event_log: EventLog, *, begin: Callable[[], object], checkpoint_every: int, retention: int, threaded: bool
+        self,
+        event_log: EventLog,
+        tail: JournalTail,
+        *,
+        begin: Callable[[], object],
+        checkpoint_every: int,
+        retention: int,
+        threaded: bool,
     ) -> None:
-        self._log = event_log
+        self._log, self._tail = event_log, tail
         self._first = begin
         self._checkpoint_every, self._retention = checkpoint_every, retention
         self.snapshot = Snapshot(INITIAL, None)
@@ -72,12 +81,13 @@ class Follower:
         checkpoint = self._log.newest_checkpoint(FOLD_VERSION)
         if checkpoint is not None and checkpoint.position > self.snapshot.state.position:
             if hashlib.sha256(checkpoint.body).hexdigest() == checkpoint.digest:
-                self._publish(decode(checkpoint.body))
+                self._publish(decode(checkpoint.body), grew=True)
                 self._checkpointed = checkpoint.position
             else:
                 log.warning("the newest checkpoint is damaged; folding the log from its start", position=checkpoint.position)
         self.catch_up()
         self._first()
+        self._tail.begin()  # before anybody may change anything
         with self._progress:
             self.ready = True
             self._progress.notify_all()
@@ -127,29 +137,31 @@ class Follower:
     def _fold(self, events: Sequence[Event]) -> None:
         state = self.snapshot.state
         transitions: list[Transition] = []
+        grew = False
         until = time.perf_counter() + SLICE_S
         try:
             for event in events:
                 state, found = learn(state, event, self._columns)
                 transitions.extend(found)
+                grew = grew or bool(found) or event.kind in JOURNALLED
                 if not transitions and time.perf_counter() > until:
-                    self._publish(state)
-                    until = time.perf_counter() + SLICE_S
+                    self._publish(state, grew=grew)
+                    grew, until = False, time.perf_counter() + SLICE_S
         except FoldHalted as error:
             self._halted = error
             raise
         finally:
             if transitions:  # before the state that has seen them: folded again, they are the same
-                log.warning("events were skipped", count=len(transitions), first=transitions[0].body)
-                self._log.record_transitions(transitions)
-            self._publish(state)
+                tell(self._log.record_transitions(transitions))
+            self._publish(state, grew=grew)
         if state.position - self._checkpointed >= self._checkpoint_every:
             self._try_checkpoint(state)
 
-    def _publish(self, state: State) -> None:
+    def _publish(self, state: State, *, grew: bool) -> None:
         with self._progress:
             self.snapshot = Snapshot(state, self.snapshot)
             self._progress.notify_all()
+        self._tail.settle(state.position, grew=grew)
 
     def _try_checkpoint(self, state: State) -> None:
         """A checkpoint saves time at the next start; folding does not depend on it."""

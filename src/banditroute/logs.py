@@ -46,3 +46,5 @@ def configure(*, json: bool, level: str = "INFO") -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
+    for chatty in ("httpx", "httpcore"):  # they log whole URLs, which may hold secrets
+        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -200,6 +200,31 @@ class Router:
         changes |= {field: value for field, value in given.items() if value is not None}
         return self.engine.set_weights(category, changes, reason=reason, actor=actor)[0]
 
+    def pause(self, model: str, *, category: str = "", reason: str, actor: str = "library") -> tuple[CategoryReport, ...]:
+        """Takes a model out of service in a category, or in all that have it, until it is resumed.
+
+        Raises:
+            UnknownCategory, UnknownModel, StoreError.
+            LastArm: a category would have no model in service.
+        """
+        return self.engine.pause_arm(model, category, reason=reason, actor=actor)[0]
+
+    def resume(self, model: str, *, category: str = "", reason: str, actor: str = "library") -> tuple[CategoryReport, ...]:
+        """Undoes `pause`.
+
+        Raises:
+            UnknownCategory, UnknownModel, StoreError.
+        """
+        return self.engine.resume_arm(model, category, reason=reason, actor=actor)[0]
+
+    def reset(self, model: str, *, category: str = "", reason: str, actor: str = "library") -> tuple[CategoryReport, ...]:
+        """Forgets what was learned of a model in a category, or in all that have it.
+
+        Raises:
+            UnknownCategory, UnknownModel, StoreError.
+        """
+        return self.engine.reset_arm(model, category, reason=reason, actor=actor)[0]
+
     def reload(self, source: str | Path | Mapping[str, Any]) -> None:
         """Adopts another configuration: prices, models, categories. What was learned stays.
 

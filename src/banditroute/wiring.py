@@ -17,7 +17,9 @@ from banditroute.log.base import EventLog
 from banditroute.log.memory import MemoryLog
 from banditroute.log.sink import DecisionSink
 from banditroute.log.sqlite import SqliteLog
+from banditroute.receivers import read_receivers
 from banditroute.tokens import MIN_SECRET_BYTES, SigningKey, TokenSigner
+from banditroute.webhook import Webhook
 
 KEYS_FILE = "keys.json"
 
@@ -49,7 +51,7 @@ def open_engine(
         store: in place of the configuration's.
         clock: Unix seconds; default: the system's.
         seed: makes draws and ids repeatable; default: entropy.
-        threaded: follow the log in a thread (server), or fold when told to (in process).
+        threaded: follow the log in a thread and deliver webhooks (server), or fold when told to (in process).
 
     Raises:
         ConfigError, StoreInUse, StoreTooNew, StoreKeyMismatch, StoreUnavailable.
@@ -58,6 +60,7 @@ def open_engine(
     now = clock or time.time
     rng = random.Random(seed if seed is not None else secrets.randbits(256))
     directory = state_directory(local, store)
+    receivers = read_receivers(local.webhooks, local.folder) if threaded else []
     log: EventLog
     sink = None
     if directory is None:
@@ -73,7 +76,7 @@ def open_engine(
         if directory is not None and local.decision_sink.enabled:
             settings = local.decision_sink
             sink = DecisionSink(directory, queue_rows=settings.queue_rows, retention_s=settings.retention_days * 86400.0)
-        return Engine(
+        engine = Engine(
             log=log,
             signer=signer,
             clock=now,
@@ -89,6 +92,9 @@ def open_engine(
             sink.close()
         log.close()
         raise
+    for receiver in receivers:
+        engine.attach(Webhook(receiver, event_log=log, tail=engine.tail, clock=now))
+    return engine
 
 
 def load_keys(local: LocalConfig, directory: Path, *, fresh: bool) -> list[SigningKey]:

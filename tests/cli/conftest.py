@@ -45,8 +45,8 @@ def run() -> Run:
     """Runs a command in this process."""
     runner = CliRunner()
 
-    def run(*arguments: object) -> Ran:
-        result = runner.invoke(app, [str(each) for each in arguments], env={"COLUMNS": "160"})
+    def run(*arguments: object, stdin: str = "") -> Ran:
+        result = runner.invoke(app, [str(each) for each in arguments], input=stdin, env={"COLUMNS": "160"})
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return Ran(result.exit_code, result.stdout, result.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,6 +80,36 @@ class TestCheck:
         shown = run("check", path).out
         assert "differs from what is in force" in shown
         assert "hidden by operators' changes" in shown
+
+    def test_webhooks_without_their_secrets(self, run: Run, tmp_path: Path) -> None:
+        secret = "5ecret" * 5
+        hooks: list[dict[str, Any]] = [
+            {"url": f"https://ops.example.com/hook?token={secret}", "secret_file": "hook.secret", "events": ["operator"]},
+            {"url": "http://localhost:9000/", "name": "night", "secret_file": "hook.secret"},
+        ]
+        path = write_config(tmp_path, webhooks=hooks)
+        ran = run("check", path)
+        assert ran.code == 1
+        assert "webhooks.0.secret_file: the file cannot be read" in ran.err
+        assert [p["path"] for p in run("check", path, "--json").data["problems"]] == [
+            "webhooks.0.secret_file",
+            "webhooks.1.secret_file",
+        ]
+        (tmp_path / "hook.secret").write_text(secret)
+        data = run("check", path, "--json")
+        assert data.data["webhooks"] == [
+            {"name": "ops.example.com", "url": "https://ops.example.com/hook", "events": ["operator"]},
+            {"name": "night", "url": "http://localhost:9000/", "events": None},
+        ]
+        shown = run("check", path)
+        assert "https://ops.example.com/hook" in shown.out
+        write_config(tmp_path, webhooks=[{**hooks[0], "url": f"ftp://user:{secret}@host/"}])
+        wrong = run("check", path)
+        assert wrong.code == 1
+        assert f"{path}:" in wrong.err
+        assert "webhooks.0.url: must begin with https:// or http://" in wrong.err
+        for each in (ran, data, shown, wrong):
+            assert secret not in each.out + each.err
 
     def test_a_state_of_a_newer_format(self, run: Run, lived: tuple[Path, Decision]) -> None:
         import sqlite3
@@ -212,6 +243,12 @@ class TestUsage:
             ("route", "x", "--server", "nowhere"),
             ("feedback", "id", "--error", "gremlins"),
             ("categories", "--server", "h:1", "--config", "f"),
+            ("events", "--server", "h:1", "--config", "f"),
+            ("events", "--follow", "--config", "f"),
+            ("events", "--follow", "--server", "nowhere"),
+            ("pause", "m"),
+            ("pause", "--reason", "y"),
+            ("reset", "m", "--reason", "y", "--server", "nowhere"),
             ("demo", "--dataset", "a.csv", "--environment", "b"),
             ("nonsense",),
         ],
@@ -220,6 +257,9 @@ class TestUsage:
         ran = run(*arguments)
         assert (ran.code, ran.out) == (2, "")
         assert ran.err
+
+    def test_only_a_server_can_be_followed(self, run: Run) -> None:
+        assert "only a server can be followed" in run("events", "--follow", "--config", "f").err
 
     def test_version_and_help(self, run: Run) -> None:
         assert run("--version").out.startswith("banditroute ")

@@ -117,12 +117,112 @@ class TestOperating:
 
         assert eventually(same)
 
+    @pytest.mark.parametrize("command", ["pause", "resume", "reset"])
+    def test_arms(self, run: Run, served: ServerProcess, command: str) -> None:
+        if command == "resume":  # nothing is paused
+            ran = run("resume", "dear", "--reason", "x", "--server", served.admin)
+            assert "Nothing changed" in ran.out
+            data = run("resume", "dear", "--reason", "x", "--server", served.admin, "--json").data
+            assert data["state_position"] is None
+            return
+        extra = ("--yes",) if command == "reset" else ()
+        said = ("--category", "classify", "--reason", "outage", "--actor", "ada", "--server", served.admin)
+        data = run(command, "dear", *said, *extra, "--json").data
+        assert [category["name"] for category in data["categories"]] == ["classify"]
+        lines = run("events", "--server", served.admin, "--limit", 4, "--json").data
+        line = next(line for line in lines if line["position"] == data["state_position"] and line["kind"] == "operator")
+        assert (line["actor"], line["change_reason"]) == ("ada", "outage")
+        assert line["summary"].startswith(f"ada {command}")
+        assert json.loads(line["details_json"])["action"] == f"{command}_arm"
+
+    def test_a_reset_says_what_is_lost_and_asks(self, run: Run, served: ServerProcess) -> None:
+        def resets() -> int:
+            lines = run("events", "--server", served.admin, "--limit", 1000, "--json").data
+            return sum("reset_arm" in line["details_json"] and line["kind"] == "operator" for line in lines)
+
+        before = resets()
+        asked = ("reset", "cheap", "--reason", "new version", "--server", served.admin)
+        ran = run(*asked, stdin="n\n")
+        assert ran.code == 1
+        assert "classify: what " in ran.err
+        assert "summarise: what " in ran.err
+        assert "feedbacks taught about cheap" in ran.err
+        assert "Forget it for good?" in ran.err
+        assert run(*asked).code == 1  # nobody there to ask
+        assert resets() == before
+        ran = run(*asked, stdin="y\n")
+        assert ran.code == 0
+        assert "In force since position" in ran.out
+        assert resets() == before + 1
+
+    def test_refused_changes_of_arms(self, run: Run, served: ServerProcess) -> None:
+        ran = run("pause", "gpt", "--reason", "x", "--server", served.admin)
+        assert (ran.code, ran.out) == (1, "")
+        assert "UNKNOWN_MODEL" in ran.err
+        assert "cheap, dear" in ran.err
+        assert "UNKNOWN_CATEGORY" in run("pause", "dear", "--category", "x", "--reason", "x", "--server", served.admin).err
+        assert "change_reason" in run("pause", "dear", "--reason", " ", "--server", served.admin).err
+
     def test_refusals(self, run: Run, served: ServerProcess) -> None:
         ran = run("set", "classify", "--cost-weight", -1, "--reason", "x", "--server", served.admin)
         assert ran.code == 1
         assert "category.cost_weight" in ran.err
         ran = run("categories", "nonsense", "--server", served.admin)
         assert "UNKNOWN_CATEGORY" in ran.err
+
+
+class TestFollowing:
+    def test_over_a_restart_until_ctrl_c(self, run: Run, tmp_path: Path) -> None:
+        def set_weight(server: ServerProcess, weight: float) -> int:
+            said = ("--cost-weight", weight, "--reason", "budget", "--server", server.admin, "--json")
+            return int(run("set", "classify", *said).data["state_position"])
+
+        with ServerProcess(tmp_path, CONFIG) as server:
+            positions = [1, set_weight(server, 1)]
+            address = server.admin
+            command = [sys.executable, "-m", "banditroute", "events", "--follow", "--json", "--server", address]
+            following = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            assert following.stdout and following.stderr
+            try:
+                seen = [json.loads(following.stdout.readline()) for _ in positions]
+                positions.append(set_weight(server, 2))
+                seen.append(json.loads(following.stdout.readline()))
+                assert server.stop() == 0
+                assert any(line.startswith("connection lost, trying again: ") for line in following.stderr)
+                with ServerProcess(tmp_path, arguments=["--admin-listen", address]) as again:
+                    positions += [set_weight(again, 3), set_weight(again, 4)]
+                    seen += [json.loads(following.stdout.readline()) for _ in range(2)]
+                    following.send_signal(signal.SIGINT)
+                    assert following.wait(20) == 0
+                assert following.stdout.read() == ""
+            finally:
+                following.kill()
+                following.wait()
+                following.stdout.close()
+                following.stderr.close()
+        assert [line["position"] for line in seen] == positions
+
+    def test_for_people(self, served: ServerProcess) -> None:
+        command = [sys.executable, "-m", "banditroute", "events", "--follow", "--limit", "1", "--server", served.admin]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as following:
+            assert following.stdout
+            try:
+                first = following.stdout.readline()
+                with AdminClient(served.admin) as admin:
+                    admin.update_category("classify", {"cost_weight": 0.25}, reason="spring", actor="ada")
+                second = following.stdout.readline()
+                following.send_signal(signal.SIGINT)
+                assert following.wait(20) == 0
+            finally:
+                following.kill()
+        assert first != second
+        assert "operator" in second
+        assert second.rstrip().endswith("in category classify. (spring)")
+
+    def test_nobody_there(self, run: Run) -> None:
+        ran = run("events", "--follow", "--server", "127.0.0.1:1")
+        assert (ran.code, ran.out) == (1, "")
+        assert "is a server running there?" in ran.err
 
 
 def serve(*arguments: object) -> subprocess.CompletedProcess[str]:

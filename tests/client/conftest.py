@@ -89,11 +89,31 @@ class Scripted(router_pb2_grpc.RouterServiceServicer, admin_pb2_grpc.AdminServic
         events = [admin_pb2.JournalEntry(position=position) for position in range(start, last, -1)]
         return admin_pb2.ListEventsResponse(events=events, next_page_token=str(last) if last else "")
 
+    def WatchEvents(
+        self, request: admin_pb2.WatchEventsRequest, context: grpc.ServicerContext
+    ) -> Iterator[admin_pb2.WatchEventsResponse]:
+        """One event, and then the end of the stream."""
+        self._take(request, context)
+        position = request.start_after.position + 1
+        yield admin_pb2.WatchEventsResponse(event=admin_pb2.JournalEntry(epoch=1, position=position))
+
+    def PauseArm(self, request: admin_pb2.PauseArmRequest, context: grpc.ServicerContext) -> admin_pb2.PauseArmResponse:
+        self._take(request, context)
+        return admin_pb2.PauseArmResponse(state_position=9)
+
+    def ResumeArm(self, request: admin_pb2.ResumeArmRequest, context: grpc.ServicerContext) -> admin_pb2.ResumeArmResponse:
+        self._take(request, context)
+        return admin_pb2.ResumeArmResponse(state_position=9)
+
+    def ResetArm(self, request: admin_pb2.ResetArmRequest, context: grpc.ServicerContext) -> admin_pb2.ResetArmResponse:
+        self._take(request, context)
+        return admin_pb2.ResetArmResponse(state_position=9)
+
     def GetServerInfo(
         self, request: admin_pb2.GetServerInfoRequest, context: grpc.ServicerContext
     ) -> admin_pb2.GetServerInfoResponse:
         self._take(request, context)
-        return admin_pb2.GetServerInfoResponse(version="1.2.3")
+        return admin_pb2.GetServerInfoResponse(version="1.2.3", epoch=1, state_position=6)
 
 
 @pytest.fixture

@@ -113,8 +113,8 @@ class LogSuite(FeedbackSuite):
         log.append(EventKind.OPERATOR, {"n": 3}).result()
         now = int(START * 1e6)
         found = [Transition(2, 1, now, "event_skipped", {"n": 2}), Transition(2, 2, now, "event_skipped", {"n": 22})]
-        log.record_transitions(found)
-        log.record_transitions([Transition(2, 1, now, "event_skipped", {"n": "again"})])
+        assert log.record_transitions(found) == found
+        assert log.record_transitions([Transition(2, 1, now, "event_skipped", {"n": "again"})]) == []
         rows = log.journal(before=None, limit=10)
         assert [(row.epoch, row.position, row.index, row.kind, row.body["n"]) for row in rows] == [
             (1, 3, 0, "operator", 3),
@@ -136,6 +136,52 @@ class LogSuite(FeedbackSuite):
         assert seen == [(1, 5, 0), (1, 4, 0), (1, 3, 2), (1, 3, 1), (1, 3, 0), (1, 2, 0), (1, 1, 0)]
         assert log.journal(before=(1, 1, 0), limit=5) == []
         assert log.journal(before=(0, 99, 9), limit=5) == []
+
+    def test_the_journal_forward(self, log: EventLog) -> None:
+        assert log.journal_after(None, 10) == []
+        appended(log, 5)
+        late = [Transition(3, i, 0, "event_skipped", {}) for i in (1, 2)]
+        log.record_transitions(late)
+        seen: list[tuple[int, int, int]] = []
+        after = None
+        while page := log.journal_after(after, 2):
+            assert len(page) <= 2
+            seen += [(row.epoch, row.position, row.index) for row in page]
+            after = seen[-1]
+        assert seen == [(1, 1, 0), (1, 2, 0), (1, 3, 0), (1, 3, 1), (1, 3, 2), (1, 4, 0), (1, 5, 0)]
+        assert [row.position for row in log.journal_after((1, 3, 2**32 - 1), 10)] == [4, 5]
+        assert len(log.journal_after((0, 99, 9), 10)) == 7
+        assert log.journal_after((2, 0, 0), 10) == []
+        assert list(log.journal_after(None, 10)) == list(log.journal(before=None, limit=10))[::-1]
+
+    def test_only_new_lines_are_told(self, log: EventLog) -> None:
+        one, two, three = (Transition(1, i, 0, "event_skipped", {"n": i}) for i in (1, 2, 3))
+        assert log.record_transitions([one, two]) == [one, two]
+        assert log.record_transitions([one, three, two, three]) == [three]
+        assert log.record_transitions([]) == []
+
+    # --- readers of the journal ---
+
+    def test_a_cursor_is_where_its_reader_was_and_never_goes_back(self, log: EventLog) -> None:
+        assert log.cursor("a") is None
+        for key, kept in [((1, 5, 2), (1, 5, 2)), ((1, 5, 1), (1, 5, 2)), ((1, 40, 0), (1, 40, 0)), ((2, 1, 0), (2, 1, 0))]:
+            log.save_cursor("a", key)
+            assert log.cursor("a") == kept
+        assert log.cursor("b") is None
+
+    def test_a_claim_is_one_owners_until_its_lease_is_over(self, log: EventLog, clock: Clock) -> None:
+        assert log.claim("a", "one", 10.0)
+        assert not log.claim("a", "two", 10.0)
+        assert log.claim("b", "two", 10.0)
+        clock.now += 9.0
+        assert log.claim("a", "one", 10.0)  # renewed
+        clock.now += 9.0
+        assert not log.claim("a", "two", 10.0)
+        clock.now += 1.5
+        assert log.claim("a", "two", 10.0)
+        assert not log.claim("a", "one", 10.0)
+        assert log.claim("a", "two", 0.0)  # given up
+        assert log.claim("a", "one", 10.0)
 
     # --- checkpoints and trimming ---
 
@@ -223,6 +269,10 @@ class LogSuite(FeedbackSuite):
             lambda: log.newest_checkpoint(1),
             lambda: log.record_transitions([]),
             lambda: log.journal(before=None, limit=1),
+            lambda: log.journal_after(None, 1),
+            lambda: log.claim("a", "one", 1.0),
+            lambda: log.cursor("a"),
+            lambda: log.save_cursor("a", (1, 1, 0)),
             lambda: log.trim(1),
             log.purge_records,
             lambda: log.key_checks(["one"]),
@@ -287,6 +337,7 @@ class LogSuite(FeedbackSuite):
             log.append_feedback(feedback(number, evaluated(0.5), category="x")).result()
         log.record_transitions([Transition(3, 1, 7, "event_skipped", {"n": 1})])
         log.key_checks(["one"])
+        log.save_cursor("reader", (1, 3, 1))
         events, tip, rows = all_events(log), log.tip(), log.journal(before=None, limit=10)
         log.save_checkpoint(checkpoint_at(events[3]))
         record = log.record(key_of(2))
@@ -300,6 +351,8 @@ class LogSuite(FeedbackSuite):
             assert again.record(key_of(2)) == record
             assert again.journal(before=None, limit=10) == rows
             assert again.newest_checkpoint(1) == checkpoint_at(events[3])
+            assert again.record_transitions([Transition(3, 1, 7, "event_skipped", {"n": 1})]) == []
+            assert again.cursor("reader") == (1, 3, 1)
             with pytest.raises(StoreKeyMismatch):
                 again.key_checks(["two"])
             assert again.append_feedback(feedback(2, evaluated(0.5), category="x")).result() == (

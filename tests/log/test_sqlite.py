@@ -14,7 +14,8 @@ from suite import Clock, all_events, appended, assert_chained, checkpoint_at, ev
 from banditroute.core.errors import StoreError, StoreInUse, StoreTooNew, StoreUnavailable
 from banditroute.core.types import EventKind
 from banditroute.log.base import EventLog
-from banditroute.log.sqlite import FORMAT_VERSION, LOG_FILE, SqliteLog
+from banditroute.log.sqlite import LOG_FILE, SqliteLog
+from banditroute.log.sqlite_file import FORMAT_VERSION
 
 
 class TestSqliteLog(LogSuite):
@@ -58,6 +59,15 @@ def test_a_second_owner_is_refused(log: SqliteLog, tmp_path: Path) -> None:
     appended(log, 1)
     log.close()
     SqliteLog(tmp_path / "state", Clock()).close()
+
+
+def test_a_claim_ends_with_its_process(log: SqliteLog, tmp_path: Path) -> None:
+    """Nobody waits for the lease of a process that was killed: who owns the directory is alone."""
+    assert log.claim("reader", "one", 3600.0)
+    log.close()
+    again = SqliteLog(tmp_path / "state", Clock())
+    assert again.claim("reader", "two", 3600.0)
+    again.close()
 
 
 def test_an_owner_in_another_process_is_refused(log: SqliteLog, tmp_path: Path) -> None:

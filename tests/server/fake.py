@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -52,6 +52,7 @@ class FakeEngine:
         self.queries: list[RouteQuery] = []
         self.reports: list[FeedbackReport] = []
         self.weights: list[tuple[str, dict[str, float | None], dict[str, Any]]] = []
+        self.arms: list[tuple[str, str, str, dict[str, Any]]] = []
         self.hold = False
         """Feedback stays pending until `settle`."""
         self.submitted = threading.Semaphore(0)
@@ -64,6 +65,9 @@ class FakeEngine:
         self.timeouts: list[float | None] = []
         self.known = [category("chat"), category("summarise")]
         self.rows: list[JournalRow] = []
+        self.grown = threading.Condition()
+        self.following = threading.Semaphore(0)
+        """Released each time that somebody begins to wait for a line."""
         self.components = {"log": True, "fold": True}
         self.ready = True
         self.closed = 0
@@ -139,10 +143,52 @@ class FakeEngine:
         self.weights.append((category, dict(changes), {"reason": reason, "actor": actor, "validate_only": validate_only}))
         return found, None if validate_only else 9
 
+    def _change_arm(self, action: str, model: str, category: str, **said: Any) -> tuple[Sequence[CategoryReport], int | None]:
+        self._fail()
+        self.arms.append((action, model, category, said))
+        return self.known, None if said["validate_only"] else 9
+
+    def pause_arm(
+        self, model: str, category: str = "", *, reason: str, actor: str, validate_only: bool = False
+    ) -> tuple[Sequence[CategoryReport], int | None]:
+        return self._change_arm("pause", model, category, reason=reason, actor=actor, validate_only=validate_only)
+
+    def resume_arm(
+        self, model: str, category: str = "", *, reason: str, actor: str, validate_only: bool = False
+    ) -> tuple[Sequence[CategoryReport], int | None]:
+        return self._change_arm("resume", model, category, reason=reason, actor=actor, validate_only=validate_only)
+
+    def reset_arm(
+        self, model: str, category: str = "", *, reason: str, actor: str, validate_only: bool = False
+    ) -> tuple[Sequence[CategoryReport], int | None]:
+        return self._change_arm("reset", model, category, reason=reason, actor=actor, validate_only=validate_only)
+
     def journal(self, *, before: tuple[int, int, int] | None = None, limit: int = 100) -> Sequence[JournalRow]:
         self._fail()
         rows = {(row.epoch, row.position, row.index): row for row in self.rows}
         return [rows[key] for key in sorted(rows, reverse=True) if before is None or key < before][:limit]
+
+    def tell(self, *rows: JournalRow) -> None:
+        """More lines for who follows the journal."""
+        with self.grown:
+            self.rows.extend(rows)
+            self.grown.notify_all()
+
+    def journal_end(self, ended: Callable[[], bool]) -> tuple[int, int, int] | None:
+        self._fail()
+        return 1, max((row.position for row in self.rows), default=0), 2**32 - 1
+
+    def journal_after(self, key: tuple[int, int, int], *, limit: int, ended: Callable[[], bool]) -> Sequence[JournalRow]:
+        self._fail()
+        with self.grown:
+            self.following.release()
+            while not (found := [row for row in self.rows if (row.epoch, row.position, row.index) > key]) and not ended():
+                self.grown.wait()
+            return found[:limit]
+
+    def wake_journal(self) -> None:
+        with self.grown:
+            self.grown.notify_all()
 
     def info(self) -> EngineInfo:
         self._fail()

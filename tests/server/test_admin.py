@@ -7,7 +7,7 @@ import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from banditroute.core.errors import FieldViolation, InvalidRequest
+from banditroute.core.errors import FieldViolation, InvalidRequest, LastArm
 from banditroute.core.types import JournalRow
 from banditroute.server import convert_admin
 from banditroute.v1 import admin_pb2 as pb
@@ -137,38 +137,6 @@ def test_an_event_answers_every_field(admin: AdminServiceStub, engine: FakeEngin
     assert json.loads(event.details_json) == body
 
 
-@pytest.mark.parametrize(
-    ("found", "summary"),
-    [
-        (row(1, fingerprint="0123456789abcdef", replaces=0), "Configuration 0123456789ab took effect as revision 1."),
-        (row(5, fingerprint="abc", replaces=1), "Configuration abc took effect as revision 5, replacing revision 1."),
-        (row(5), "Configuration unknown took effect as revision 5."),
-        (row(7, "event_skipped", reason="KeyError: 'x'"), "The event at position 7 was skipped: KeyError: 'x'."),
-        (
-            row(
-                8,
-                "operator",
-                action="set_weights",
-                category="c",
-                changes={"latency_weight": None},
-                previous={"latency_weight": 1.0},
-            ),
-            "Somebody cleared latency_weight (was 1.0) in category c.",
-        ),
-        (
-            row(
-                8, "operator", action="set_weights", category="c", changes={"latency_weight": 2, "cost_weight": None}, actor="ada"
-            ),
-            "ada cleared cost_weight and set latency_weight to 2 in category c.",
-        ),
-        (row(8, "operator", action="set_weights"), "Somebody changed nothing in category ?."),
-        (row(9, "arm_demoted"), "Arm demoted at position 9."),
-    ],
-)
-def test_each_kind_has_its_sentence(found: JournalRow, summary: str) -> None:
-    assert convert_admin.summarise(found) == summary
-
-
 def test_an_update_reaches_the_engine(admin: AdminServiceStub, engine: FakeEngine) -> None:
     answer = admin.UpdateCategory(update(etag="etag-1"))
     assert engine.weights == [("chat", {"cost_weight": 0.5}, {"reason": "cheaper now", "actor": "ada", "validate_only": False})]
@@ -220,6 +188,42 @@ def test_bad_updates_are_refused(admin: AdminServiceStub, engine: FakeEngine, ch
 def test_the_engines_names_become_the_messages(admin: AdminServiceStub, engine: FakeEngine) -> None:
     engine.errors = [InvalidRequest([FieldViolation("cost_weight", "is negative"), FieldViolation("reason", "is empty")])]
     assert failure(admin.UpdateCategory, update()).fields == ["category.cost_weight", "change_reason"]
+
+
+ARM_CHANGES: dict[str, Any] = {"pause": pb.PauseArmRequest, "resume": pb.ResumeArmRequest, "reset": pb.ResetArmRequest}
+
+
+def change_arm(admin: AdminServiceStub, action: str) -> Any:
+    return getattr(admin, f"{action.capitalize()}Arm")
+
+
+@pytest.mark.parametrize("action", ARM_CHANGES)
+def test_a_change_of_an_arm_reaches_the_engine(admin: AdminServiceStub, engine: FakeEngine, action: str) -> None:
+    call, request = change_arm(admin, action), ARM_CHANGES[action]
+    answer = call(request(category="chat", model="cheap", change_reason="broken", actor="ada"))
+    assert [found.name for found in answer.categories] == ["chat", "summarise"]
+    assert answer.state_position == 9
+    answer = call(request(model="dear", change_reason="x" * 256, validate_only=True))
+    assert not answer.HasField("state_position")
+    assert engine.arms[0] == (action, "cheap", "chat", {"reason": "broken", "actor": "ada", "validate_only": False})
+    found, model, category, said = engine.arms[1]
+    assert (found, model, category, said["validate_only"]) == (action, "dear", "", True)
+    assert "127.0.0.1" in said["actor"]
+
+
+@pytest.mark.parametrize("action", ARM_CHANGES)
+def test_bad_changes_of_arms_are_refused(admin: AdminServiceStub, engine: FakeEngine, action: str) -> None:
+    found = failure(change_arm(admin, action), ARM_CHANGES[action](change_reason=" ", actor="x" * 65))
+    assert (found.reason, found.fields) == ("INVALID_FIELDS", ["model", "change_reason", "actor"])
+    assert not engine.arms
+
+
+def test_the_last_arm_is_told_with_its_categories(admin: AdminServiceStub, engine: FakeEngine) -> None:
+    engine.errors = [LastArm("cheap", ["chat", "summarise"])]
+    found = failure(admin.PauseArm, pb.PauseArmRequest(model="cheap", change_reason="broken"))
+    assert (found.code, found.reason) == (grpc.StatusCode.FAILED_PRECONDITION.value[0], "LAST_ARM")
+    violations = found.details["PreconditionFailure"].violations
+    assert [(each.type, each.subject) for each in violations] == [("LAST_ARM", "chat"), ("LAST_ARM", "summarise")]
 
 
 def test_server_info_answers_every_field(admin: AdminServiceStub) -> None:

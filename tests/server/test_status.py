@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from banditroute.core import errors
-from banditroute.server.status import DETAIL_BYTES, INTERNAL_MESSAGE, MESSAGE_BYTES, TABLE, clip, status_of
+from banditroute.server.status import DETAIL_BYTES, INTERNAL_MESSAGE, MESSAGE_BYTES, TABLE, ShuttingDown, clip, status_of
 from banditroute.v1 import router_pb2 as pb
 from banditroute.v1.router_pb2_grpc import RouterServiceStub
 
@@ -25,6 +25,8 @@ ROWS: list[tuple[Exception, grpc.StatusCode, str, set[str]]] = [
     (errors.ForgedDecisionId("altered"), Code.INVALID_ARGUMENT, "DECISION_ID_FORGED", {"BadRequest"}),
     (errors.ForeignDecisionId("another log's"), Code.INVALID_ARGUMENT, "DECISION_ID_FOREIGN", {"BadRequest"}),
     (errors.UnknownCategory("poems", ["chat"]), Code.NOT_FOUND, "UNKNOWN_CATEGORY", {"ResourceInfo"}),
+    (errors.UnknownModel("m", ["a", "b"], category="chat"), Code.NOT_FOUND, "UNKNOWN_MODEL", {"ResourceInfo"}),
+    (errors.LastArm("m", ["chat"]), Code.FAILED_PRECONDITION, "LAST_ARM", {"PreconditionFailure"}),
     (
         errors.NoEligibleModel("chat", {"a": "not allowed", "b": "too dear"}),
         Code.FAILED_PRECONDITION,
@@ -38,6 +40,7 @@ ROWS: list[tuple[Exception, grpc.StatusCode, str, set[str]]] = [
     (errors.StoreUnavailable("disk full"), Code.UNAVAILABLE, "STORE_UNAVAILABLE", {"RetryInfo"}),
     (errors.StoreError("broken"), Code.UNAVAILABLE, "STORE_UNAVAILABLE", {"RetryInfo"}),
     (errors.StoreClosed("closed"), Code.UNAVAILABLE, "SHUTTING_DOWN", set()),
+    (ShuttingDown("draining"), Code.UNAVAILABLE, "SHUTTING_DOWN", set()),
     (concurrent.futures.CancelledError(), Code.UNAVAILABLE, "SHUTTING_DOWN", set()),
     (KeyError("hunter2"), Code.INTERNAL, "INTERNAL", set()),
     (TimeoutError("hunter2"), Code.INTERNAL, "INTERNAL", set()),

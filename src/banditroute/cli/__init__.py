@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from banditroute import __version__
-from banditroute.cli import bench, calls, check, demo, explain, inspect, operate, serve, simulate
+from banditroute.cli import bench, calls, check, demo, events, explain, inspect, operate, serve, simulate
 from banditroute.cli.errors import Commands
 
 app = typer.Typer(
@@ -27,8 +27,11 @@ for name, command in (
     ("feedback", calls.feedback),
     ("categories", inspect.categories),
     ("explain", explain.explain),
-    ("events", inspect.events),
+    ("events", events.events),
     ("set", operate.set_weights),
+    ("pause", operate.pause),
+    ("resume", operate.resume),
+    ("reset", operate.reset),
     ("simulate", simulate.simulate),
     ("bench", bench.bench),
 ):

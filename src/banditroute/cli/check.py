@@ -15,6 +15,7 @@ from banditroute.cli.stored import has_state, stored
 from banditroute.config import Config, load, resolved
 from banditroute.core.errors import BanditrouteError, ConfigError
 from banditroute.core.state import State
+from banditroute.receivers import read_receivers
 from banditroute.wiring import read_keys, state_directory
 
 
@@ -48,6 +49,7 @@ def check(
         config = load(file)
         if config.local.signing_keys_file:
             read_keys(config.local.folder / config.local.signing_keys_file)
+        read_receivers(config.local.webhooks, config.local.folder)
         state = _state(config)
         document = resolved(config.shared, {} if state is None else state.document)
     except BanditrouteError as error:
@@ -63,6 +65,9 @@ def check(
                 "state": None if state is None else {"position": state.position, "in_force": not differences},
                 "models": document["models"],
                 "categories": document["categories"],
+                "webhooks": [
+                    {"name": hook.label, "url": hook.shown_url, "events": hook.events} for hook in config.local.webhooks
+                ],
                 "hidden_fields": [entry._asdict() for entry in hidden],
                 "differences": [entry._asdict() for entry in differences],
             }
@@ -151,6 +156,11 @@ def _print(
             caption="A free model may score the cost weight lower than one that costs the reference per request, and still tie.",
         )
     )
+    if config.local.webhooks:
+        out.print()
+        rows = [(hook.label, hook.shown_url, ", ".join(hook.events or ["all"])) for hook in config.local.webhooks]
+        caption = "Their secrets are there. Queries of URLs are not shown."
+        out.print(table("webhooks", ["name", "url", "events"], rows, caption=caption))
     out.print()
     _print_state(config, state, hidden, differences)
 

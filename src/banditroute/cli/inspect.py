@@ -1,4 +1,4 @@
-"""`banditroute categories` and `banditroute events`: what was learned and what was changed."""
+"""`banditroute categories`: what was learned."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Annotated
 import typer
 from rich.console import RenderableType
 
-from banditroute.cli.options import ADMIN_ADDRESS, AsJson, OptionalAdminAddress, OptionalConfig, address
+from banditroute.cli.options import ADMIN_ADDRESS, AsJson, OptionalAdminAddress, OptionalConfig, one_place
 from banditroute.cli.output import console, message_data, percent, print_json, table, usd
 from banditroute.cli.stored import stored
 from banditroute.client import AdminClient
 from banditroute.config import load
 from banditroute.core.errors import UnknownCategory
-from banditroute.server.convert_admin import encode_category, encode_journal_row
+from banditroute.server.convert_admin import encode_category
 from banditroute.snapshot import Snapshot
 from banditroute.v1 import admin_pb2 as pb
 
@@ -29,7 +29,7 @@ def categories(
     as_json: AsJson = False,
 ) -> None:
     """Show what is believed of each model in each category."""
-    _one_place(server, config)
+    one_place(server, config)
     found = _stored_categories(config, name) if config else _served_categories(server or ADMIN_ADDRESS, name)
     if as_json:
         print_json([message_data(category) for category in found])
@@ -39,13 +39,6 @@ def categories(
         if i:
             out.print()
         out.print(category_table(category))
-
-
-def _one_place(server: str | None, config: Path | None) -> None:
-    if server and config:
-        raise typer.BadParameter("give --server or --config, not both", param_hint="--config")
-    if server:
-        address(server, option="--server")
 
 
 def _served_categories(server: str, name: str | None) -> Sequence[pb.Category]:
@@ -95,39 +88,3 @@ def _breaker(arm: pb.Arm) -> str:
     if arm.HasField("breaker_open_until_time"):
         return f"open until {arm.breaker_open_until_time.ToDatetime(UTC):%H:%M:%S} UTC"
     return "half open" if arm.breaker_state == pb.BREAKER_STATE_HALF_OPEN else "closed"
-
-
-def events(
-    server: OptionalAdminAddress = None,
-    config: OptionalConfig = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 50,
-    as_json: AsJson = False,
-) -> None:
-    """Show the journal: configurations, operators' changes and what the fold noted, newest first."""
-    _one_place(server, config)
-    if config:
-        with stored(load(config)) as found:
-            lines = [encode_journal_row(row) for row in found.log.journal(before=None, limit=limit)]
-    else:
-        with AdminClient(server or ADMIN_ADDRESS) as client:
-            lines = client.list_events(limit=limit)
-    if as_json:
-        print_json([message_data(line) for line in lines])
-        return
-    console().print(
-        table(
-            "",
-            ["time (UTC)", ">position", "kind", "what", "who", "why"],
-            [
-                (
-                    f"{line.append_time.ToDatetime(UTC):%Y-%m-%d %H:%M:%S}",
-                    line.position,
-                    line.kind,
-                    line.summary,
-                    line.actor,
-                    line.change_reason,
-                )
-                for line in lines
-            ],
-        )
-    )

@@ -15,7 +15,7 @@ RouterAddress = Annotated[str, typer.Option("--server", metavar="HOST:PORT", hel
 AdminAddress = Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="The server's admin listener.")]
 OptionalAdminAddress = Annotated[
     str | None,
-    typer.Option("--server", metavar="HOST:PORT", help=f"The server's admin listener.  [default: {ADMIN_ADDRESS}]"),
+    typer.Option("--server", metavar="HOST:PORT", help="The server's admin listener.", show_default=ADMIN_ADDRESS),
 ]
 OptionalConfig = Annotated[
     Path | None,
@@ -63,3 +63,15 @@ def address(text: str, *, option: str) -> str:
     if not host or not port.isdigit() or int(port) > 65535:
         raise typer.BadParameter(f"{text!r}: give HOST:PORT, such as 127.0.0.1:50051", param_hint=option)
     return text
+
+
+def one_place(server: str | None, config: Path | None) -> None:
+    """Checks that a command is to read from a server or from a state directory.
+
+    Raises:
+        typer.BadParameter: from both, or the server's address is none.
+    """
+    if server and config:
+        raise typer.BadParameter("give --server or --config, not both", param_hint="--config")
+    if server:
+        address(server, option="--server")

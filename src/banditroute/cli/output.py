@@ -35,6 +35,11 @@ def print_json(data: object) -> None:
     typer.echo(json.dumps(_finite(data), indent=2, ensure_ascii=False))
 
 
+def print_json_line(data: object) -> None:
+    """As `print_json`, for what comes one by one: an object a line."""
+    typer.echo(json.dumps(_finite(data), ensure_ascii=False))
+
+
 def _finite(data: Any) -> Any:
     if isinstance(data, float):
         return data if math.isfinite(data) else None

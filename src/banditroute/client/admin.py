@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from banditroute.client.calls import Attempts, channel, send
+from banditroute.client.calls import Attempts, RequestFailed, channel, send
+from banditroute.client.watch import LAST_INDEX, EventKey, watch
 from banditroute.v1 import admin_pb2, admin_pb2_grpc
 
 _A = TypeVar("_A")
@@ -79,6 +80,47 @@ class AdminClient:
             if not token:
                 break
         return found
+
+    def watch_events(
+        self, *, after: EventKey | None = None, lost: Callable[[RequestFailed], object] = lambda failure: None
+    ) -> Generator[admin_pb2.JournalEntry, None, None]:
+        """The journal's lines as they come, oldest first, each once; goes on over lost connections and restarts.
+
+        Args:
+            after: the key (epoch, position, index) to start behind; None: only what comes from now on.
+            lost: called when a lost connection could not be regained at once, and is tried again.
+        """
+        if after is None:
+            info = self.get_server_info()
+            after = info.epoch, info.state_position, LAST_INDEX
+        return watch(self._stub.WatchEvents, after, lost)
+
+    def pause_arm(
+        self, model: str, *, category: str = "", reason: str, actor: str = "", validate_only: bool = False
+    ) -> admin_pb2.PauseArmResponse:
+        """Takes a model out of service in a category, or in all that have it, until it is resumed."""
+        request = admin_pb2.PauseArmRequest(
+            category=category, model=model, change_reason=reason, actor=actor, validate_only=validate_only
+        )
+        return send(self._stub.PauseArm, request, Attempts(self._timeout_s, max_attempts=1))
+
+    def resume_arm(
+        self, model: str, *, category: str = "", reason: str, actor: str = "", validate_only: bool = False
+    ) -> admin_pb2.ResumeArmResponse:
+        """Undoes `pause_arm`."""
+        request = admin_pb2.ResumeArmRequest(
+            category=category, model=model, change_reason=reason, actor=actor, validate_only=validate_only
+        )
+        return send(self._stub.ResumeArm, request, Attempts(self._timeout_s, max_attempts=1))
+
+    def reset_arm(
+        self, model: str, *, category: str = "", reason: str, actor: str = "", validate_only: bool = False
+    ) -> admin_pb2.ResetArmResponse:
+        """Forgets what was learned of a model in a category, or in all that have it."""
+        request = admin_pb2.ResetArmRequest(
+            category=category, model=model, change_reason=reason, actor=actor, validate_only=validate_only
+        )
+        return send(self._stub.ResetArm, request, Attempts(self._timeout_s, max_attempts=1))
 
     def get_server_info(self) -> admin_pb2.GetServerInfoResponse:
         return self._read(self._stub.GetServerInfo, admin_pb2.GetServerInfoRequest())

@@ -3,6 +3,8 @@
 BanditrouteError
 ├── InvalidRequest         a caller's field is wrong; carries all violations at once
 ├── UnknownCategory        no such category
+├── UnknownModel           no such model, or not in this category
+├── LastArm                a category's last model in service cannot be paused
 ├── NoEligibleModel        every model of the category is excluded; carries the reasons
 ├── DecisionIdError        a decision id that cannot be used; carries the reason
 │   ├── MalformedDecisionId    not an id of ours at all
@@ -55,6 +57,27 @@ class UnknownCategory(BanditrouteError):
         self.category = category
         shown = ", ".join(sorted(known)[:20]) or "none"
         super().__init__(f"unknown category {category[:96]!r}; configured: {shown}")
+
+
+class UnknownModel(BanditrouteError):
+    """`category` is empty where no category has the model."""
+
+    def __init__(self, model: str, known: Sequence[str], *, category: str = "") -> None:
+        self.model = model
+        self.category = category
+        where = f" in category {category[:96]!r}" if category else ""
+        shown = ", ".join(sorted(known)[:20]) or "none"
+        super().__init__(f"unknown model {model[:96]!r}{where}; there are: {shown}")
+
+
+class LastArm(BanditrouteError):
+    """`categories` are those that would have no model in service."""
+
+    def __init__(self, model: str, categories: Sequence[str]) -> None:
+        self.model = model
+        self.categories = tuple(categories)
+        shown = ", ".join(self.categories[:20])
+        super().__init__(f"{model!r} is the last model in service of {shown}: resume or add another one there first")
 
 
 class NoEligibleModel(BanditrouteError):

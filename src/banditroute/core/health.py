@@ -69,8 +69,8 @@ def _about(state: State, breakers: Mapping[str, Breaker], model: str, turn: Turn
         return {"answers": breaker.answers}
     now_us = state.append_time_us
     about: dict[str, Any] = {
-        "failures": breaker.failures,
-        "rate_limited": breaker.limited,
+        "failures": int(breaker.failures + 0.5),
+        "rate_limited": int(breaker.limited + 0.5),
         "cooldown_s": breaker.cooldown_us / 1e6,
         "open_until_us": breaker.open_until_us,
         "nothing_else_in": [
@@ -91,16 +91,3 @@ def _about(state: State, breakers: Mapping[str, Breaker], model: str, turn: Turn
 
 def _is_open(breaker: Breaker, now_us: int) -> bool:
     return breaker.state(now_us) is BreakerState.OPEN
-
-
-def told(kind: str, body: Mapping[str, Any]) -> str:
-    """One sentence about a line of the journal whose `kind` begins with "breaker_". Total, as journals outlive versions."""
-    model = body.get("model", "a model")
-    if kind == "breaker_closed":
-        return f"{model} answers again: its breaker closed."
-    failures, limited = body.get("failures", 0.0), body.get("rate_limited", 0.0)
-    cause = "rate limits" if 2.0 * limited > failures else "failed calls"
-    again = "again, a probe having failed" if kind == "breaker_reopened" else f"after about {failures:.0f} {cause}"
-    text = f"The breaker of {model} opened {again}: no requests for {body.get('cooldown_s', 0.0):g} s."
-    alone = ", ".join(body.get("nothing_else_in", ()))
-    return f"{text} WARNING: nothing else is left in {alone}, so it serves there nevertheless." if alone else text

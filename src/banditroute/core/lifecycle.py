@@ -141,7 +141,7 @@ def rewarded(
         shift = shift.after(after[0] - known, noise=noise, position=told.event)
         if not off_policy and not shift.up and told.made >= shift.detected:
             own = state.pool.of(model).noise
-            shift = shift.tested(after[0], known, own / (own + KNOWN_BY * variance))
+            shift = shift.tested(after[0], known, noise=own + variance, trust=own / (own + KNOWN_BY * variance))
     else:
         shift = shift.corrected(after[0] - before[0], noise=noise)
     return state._replace(shifts={**state.shifts, key: shift})
@@ -243,7 +243,6 @@ def _changed(state: State, told: Told, category: str | None, *, up: bool, found:
         for other in [other for other in sorted(state.shifts) if other != model and scope(other)[0] == model]:
             state = _ended(state, other, position)
     state = _tests_reset(state, model, category)
-    shift = shift._replace(level=shift.level_now())
     state = judged(state._replace(shifts={**state.shifts, key: shift}), key)
     shift = state.shifts[key]
     kind = "improved" if up else "demoted" if shift.demoted else "degraded"

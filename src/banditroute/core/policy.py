@@ -36,7 +36,7 @@ _EQUAL, _LEAST_DIFFERENCE = 1e-9, 1e-14
 _SQRT_HALF = math.sqrt(0.5)
 _INV_SQRT_2PI = 1.0 / math.sqrt(2.0 * math.pi)
 PLAN_CACHE_SIZE = 16
-PROBE_SPEND, LEAST_PROBES, MOST_PROBES, MOST_ALL_PROBES = 0.01, 0.02, 0.3, 0.5
+PROBE_SPEND, LEAST_PROBES, MOST_PROBES, MOST_ALL_PROBES = 0.005, 0.02, 0.3, 0.5
 """Utility per request that probing a demoted arm may cost; its least and most share, and the most of all together."""
 MOST_ALL_TRIALS = 0.4
 """The most share of all models together whose breaker is half open."""

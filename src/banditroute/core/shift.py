@@ -15,6 +15,10 @@ from banditroute.core.drift import GIVEN_UP, Recovery
 PRIOR_VARIANCE = 0.09
 GROWTH = 0.18 * 0.18 / 2000.0
 """By which the variance of a shift grows from one event of the log to the next."""
+LEAST_FIRST, MOST_FIRST, FIRST_VARIANCE = 10.0, 60.0, 0.004
+"""Probes before the test of recovery: as many as bring the variance of their mean to this, within limits."""
+ERRORS, LEAST_LEVEL, HALF = 1.3, -0.01, 0.5
+"""Standard errors by which a shift may be less than it was found to be; the least that is one; half of it is half recovered."""
 KEPT = 200
 """Rows of a model that are kept, so that those since a change can be moved."""
 PAST = 16
@@ -46,8 +50,9 @@ class Span(NamedTuple):
 
 
 class Shift(NamedTuple):
-    """An open change. `demoted` are the categories where a rival is better by now; `level` is the shift that the test of recovery
-    takes for not recovered; the rivals' sums are residuals of other models since it was found (see `contrasted`)."""
+    """An open change. `demoted` are the categories where a rival is better by now; `level` is the shift that the test of
+    recovery takes for not recovered, 0 until the first `probes` have told; the rivals' sums are residuals of other models
+    since it was found (`core/lifecycle.py` contrasts them)."""
 
     start: int
     detected: int
@@ -57,6 +62,8 @@ class Shift(NamedTuple):
     size: int = 0
     updated: int = 0
     level: float = 0.0
+    probes: int = 0
+    probed: float = 0.0
     recovery: Recovery = Recovery()
     probing: bool = False
     demoted: tuple[str, ...] = ()
@@ -84,19 +91,34 @@ class Shift(NamedTuple):
         """One observation turned out to be `change` more: exact but for what the variance has grown since."""
         return self._replace(mean=self.mean + change * self.variance / (self.variance + noise))
 
-    def tested(self, value: float, known: float, trust: float) -> Shift:
-        """The test of recovery one value later; `known` is what its mean was before the change, `trust` in (0, 1] how well
-        that is known. A hopeless epoch ends, and the next one tests against what was learned by then."""
+    def tested(self, value: float, known: float, *, noise: float, trust: float) -> Shift:
+        """The test of recovery one probe later.
+
+        What raised the alarm was chosen for being bad, so the first probes only tell how bad it is (`level`). A hopeless
+        epoch ends, and the next one tests against what was learned by then.
+
+        Args:
+            known: the mean that the value had before the change, `trust` in (0, 1] how well that is known.
+            noise: variance of one value.
+        """
+        if self.level == 0.0:
+            count, total = self.probes + 1, self.probed + value - known
+            told = self._replace(probes=count, probed=total)
+            if count < min(MOST_FIRST, max(LEAST_FIRST, noise / FIRST_VARIANCE)):
+                return told
+            return told._replace(level=_level(total / count, math.sqrt(noise / count)))
         recovery = self.recovery.after(value, min(1.0, max(0.0, known + self.level)), trust)
         if recovery.evidence >= GIVEN_UP:
             return self._replace(recovery=recovery)
-        return self._replace(recovery=Recovery(recovery.epoch + 1), level=self.level_now())
+        return self._replace(recovery=Recovery(recovery.epoch + 1), level=_level(self.mean, math.sqrt(self.variance)))
 
     @property
     def recovered(self) -> bool:
         """Whether the test is passed, and what was learned of delta agrees."""
-        return not self.up and self.recovery.evidence >= self.recovery.needed and self.mean > 0.5 * self.level
+        agreed = self.mean > HALF * self.level
+        return agreed and not self.up and self.level < 0.0 and self.recovery.evidence >= self.recovery.needed
 
-    def level_now(self) -> float:
-        """delta as it may be at most, yet no more than half of what is believed."""
-        return min(0.0, self.mean + math.sqrt(self.variance), 0.5 * self.mean)
+
+def _level(mean: float, error: float) -> float:
+    """The shift that may still hold, when it was found to be `mean`; below 0."""
+    return min(mean + ERRORS * error, LEAST_LEVEL)

@@ -23,6 +23,9 @@ PURGED = "the decision is as old as others whose feedback is no longer remembere
 
 JOURNALLED = (EventKind.CONFIG, EventKind.OPERATOR)
 
+JournalKey = tuple[int, int, int]
+"""(epoch, position, index): the place of a line in the journal."""
+
 
 class FeedbackAppend(NamedTuple):
     """Feedback on its way into the log.
@@ -108,12 +111,34 @@ class EventLog(abc.ABC):
         """The newest one of that fold version that lies on this log (position and chain)."""
 
     @abc.abstractmethod
-    def record_transitions(self, transitions: Sequence[Transition]) -> None:
-        """Adds derived lines to the journal; idempotent by (epoch, position, index)."""
+    def record_transitions(self, transitions: Sequence[Transition]) -> Sequence[Transition]:
+        """Adds derived lines to the journal; idempotent by (epoch, position, index). Gives those that were new."""
 
     @abc.abstractmethod
-    def journal(self, *, before: tuple[int, int, int] | None, limit: int) -> Sequence[JournalRow]:
+    def journal(self, *, before: JournalKey | None, limit: int) -> Sequence[JournalRow]:
         """Up to `limit` lines of the journal, newest first, strictly before the key `before`."""
+
+    @abc.abstractmethod
+    def journal_after(self, after: JournalKey | None, limit: int) -> Sequence[JournalRow]:
+        """Up to `limit` lines of the journal, oldest first, strictly behind the key `after`; None: from the first.
+
+        A derived line comes later than those of the appends that it was folded after: see `journal.Journal`.
+        """
+
+    @abc.abstractmethod
+    def claim(self, name: str, owner: str, lease_s: float) -> bool:
+        """Takes or renews the lease `name` for `lease_s` seconds of the store's clock; 0 gives it up.
+
+        False while another owner's lasts. A holder that was slow may overlap with the next one.
+        """
+
+    @abc.abstractmethod
+    def cursor(self, name: str) -> JournalKey | None:
+        """How far the reader `name` has come in the journal; None before its first `save_cursor`."""
+
+    @abc.abstractmethod
+    def save_cursor(self, name: str, key: JournalKey) -> None:
+        """Keeps how far a reader has come: durable when this returns, and never back."""
 
     @abc.abstractmethod
     def trim(self, position: int) -> int:

@@ -83,8 +83,10 @@ def _pair(raw: Sequence[Sequence[float]]) -> Pair:
 def _model(raw: dict[str, Any]) -> ModelState:
     return ModelState(
         streams={
-            key: Stream(*sums, tuple([(name, value, gap) for name, value, gap in waiting]), _pair(tests))
-            for key, (*sums, waiting, tests) in raw["streams"].items()
+            key: Stream(
+                seen, size, square, tested, gap, tuple([(name, value, off) for name, value, off in waiting]), _pair(tests)
+            )
+            for key, (seen, size, square, tested, gap, waiting, tests) in raw["streams"].items()
         },
         rows=tuple(
             [

@@ -18,10 +18,12 @@ from banditroute.log.base import (
     Checkpoint,
     EventLog,
     FeedbackAppend,
+    JournalKey,
     Tip,
     made_event,
     merged_feedback,
 )
+from banditroute.log.leases import Leases
 
 
 class MemoryLog(EventLog):
@@ -39,7 +41,9 @@ class MemoryLog(EventLog):
         self._ordinals: dict[str, int] = {}
         self._purged = b""
         self._records: dict[bytes, tuple[int, Mapping[str, Any]]] = {}
-        self._journal: dict[tuple[int, int, int], JournalRow] = {}
+        self._journal: dict[JournalKey, JournalRow] = {}
+        self._cursors: dict[str, JournalKey] = {}
+        self._leases = Leases(clock)
         self._checkpoints: list[Checkpoint] = []
         self._key_checks: set[str] = set()
         self._closed = False
@@ -133,20 +137,39 @@ class MemoryLog(EventLog):
         at = checkpoint.position - self._trimmed - 1
         return 0 <= at < len(self._events) and self._events[at].chain == checkpoint.chain
 
-    def record_transitions(self, transitions: Sequence[Transition]) -> None:
+    def record_transitions(self, transitions: Sequence[Transition]) -> Sequence[Transition]:
         with self._lock:
             self._open()
-            for t in transitions:
-                self._note(JournalRow(self.epoch, t.position, t.index, t.append_time_us, t.kind, t.body))
+            rows = [(t, JournalRow(self.epoch, t.position, t.index, t.append_time_us, t.kind, t.body)) for t in transitions]
+            return [transition for transition, row in rows if self._note(row)]
 
-    def _note(self, row: JournalRow) -> None:
-        self._journal.setdefault((row.epoch, row.position, row.index), row)
+    def _note(self, row: JournalRow) -> bool:
+        return self._journal.setdefault((row.epoch, row.position, row.index), row) is row
 
-    def journal(self, *, before: tuple[int, int, int] | None, limit: int) -> Sequence[JournalRow]:
+    def journal(self, *, before: JournalKey | None, limit: int) -> Sequence[JournalRow]:
         with self._lock:
             self._open()
             keys = sorted((key for key in self._journal if before is None or key < before), reverse=True)
             return [self._journal[key] for key in keys[:limit]]
+
+    def journal_after(self, after: JournalKey | None, limit: int) -> Sequence[JournalRow]:
+        with self._lock:
+            self._open()
+            keys = sorted(key for key in self._journal if after is None or key > after)
+            return [self._journal[key] for key in keys[:limit]]
+
+    def claim(self, name: str, owner: str, lease_s: float) -> bool:
+        self._open()
+        return self._leases.claim(name, owner, lease_s)
+
+    def cursor(self, name: str) -> JournalKey | None:
+        self._open()
+        return self._cursors.get(name)
+
+    def save_cursor(self, name: str, key: JournalKey) -> None:
+        with self._lock:
+            self._open()
+            self._cursors[name] = max(key, self._cursors.get(name, key))
 
     def trim(self, position: int) -> int:
         with self._lock:

@@ -11,23 +11,14 @@ import json
 import queue
 import sqlite3
 import threading
-import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
-from banditroute.core.errors import (
-    FeedbackWindowOver,
-    StoreClosed,
-    StoreError,
-    StoreKeyMismatch,
-    StoreTooNew,
-    StoreUnavailable,
-)
+from banditroute.core.errors import FeedbackWindowOver, StoreClosed, StoreError, StoreKeyMismatch, StoreUnavailable
 from banditroute.core.settings import canonical_json
 from banditroute.core.types import Event, EventKind, FeedbackReceipt, JournalRow, Transition
 from banditroute.log.base import (
@@ -38,30 +29,19 @@ from banditroute.log.base import (
     Checkpoint,
     EventLog,
     FeedbackAppend,
+    JournalKey,
     Tip,
     made_event,
     merged_feedback,
 )
+from banditroute.log.leases import Leases
 from banditroute.log.ownership import Ownership
+from banditroute.log.sqlite_file import connect, prepared, store_errors
 
-FORMAT_VERSION = 1
 LOG_FILE = "log.db"
 GROUP_SIZE = 512
 MAX_QUEUED = 10_000
 RECENT_EVENTS = 8192
-
-_SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE events (position INTEGER PRIMARY KEY, append_time_us INTEGER NOT NULL, kind TEXT NOT NULL,
-                     fold_version INTEGER NOT NULL, body TEXT NOT NULL, chain BLOB NOT NULL);
-CREATE TABLE records (decision BLOB PRIMARY KEY, expire_us INTEGER NOT NULL, body TEXT NOT NULL) WITHOUT ROWID;
-CREATE INDEX records_expire ON records (expire_us);
-CREATE TABLE ordinals (category TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE journal (epoch INTEGER, position INTEGER, idx INTEGER, append_time_us INTEGER NOT NULL, kind TEXT NOT NULL,
-                      body TEXT NOT NULL, PRIMARY KEY (epoch, position, idx)) WITHOUT ROWID;
-CREATE TABLE checkpoints (position INTEGER PRIMARY KEY, chain BLOB NOT NULL, fold_version INTEGER NOT NULL,
-                          digest TEXT NOT NULL, body BLOB NOT NULL);
-"""
 
 _KEEP_RECORD = """INSERT INTO records VALUES (?, ?, ?) ON CONFLICT (decision)
                   DO UPDATE SET expire_us = max(expire_us, excluded.expire_us), body = excluded.body"""
@@ -85,21 +65,6 @@ class _Batch:
         self.ordinals: dict[str, int] = {}
 
 
-@contextmanager
-def _store_errors() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.ProgrammingError as error:
-        raise StoreClosed("the log is closed") from error
-    except sqlite3.Error as error:
-        raise StoreUnavailable(f"the log cannot be used now ({error}): check the disk's free space and permissions") from error
-
-
-def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
-    uri = f"file:{quote(str(path))}?mode={'ro' if read_only else 'rwc'}"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=10.0)
-
-
 class SqliteLog(EventLog):
     """See `EventLog`. `clock` gives Unix seconds.
 
@@ -114,15 +79,16 @@ class SqliteLog(EventLog):
         self._read_only = read_only
         self._changed = threading.Condition()
         self._closed = False
+        self._leases = Leases(clock)
         path = directory / LOG_FILE
         with ExitStack() as undo:
             self._owned = None if read_only else undo.enter_context(closing(Ownership(directory)))
             if read_only and not path.exists():
                 raise StoreUnavailable(f"no log in {directory}: nothing was served from there yet")
-            with _store_errors():
-                self._writer = undo.enter_context(closing(_connect(path, read_only=read_only)))
+            with store_errors():
+                self._writer = undo.enter_context(closing(connect(path, read_only=read_only)))
                 self._prepare(path)
-                self._reader = undo.enter_context(closing(_connect(path, read_only=True)))
+                self._reader = undo.enter_context(closing(connect(path, read_only=True)))
             undo.pop_all()
         self._reading = threading.Lock()
         self._recent: deque[Event] = deque(maxlen=RECENT_EVENTS)
@@ -135,23 +101,7 @@ class SqliteLog(EventLog):
 
     def _prepare(self, path: Path) -> None:
         db = self._writer
-        db.execute("PRAGMA synchronous=FULL")
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version > FORMAT_VERSION:
-            raise StoreTooNew(f"{path} has format {version}, this banditroute knows up to {FORMAT_VERSION}: upgrade banditroute")
-        if version == 0 and self._read_only:
-            raise StoreUnavailable(f"{path} is empty: nothing was served from there yet")
-        if not self._read_only:
-            db.execute("PRAGMA journal_mode=WAL")
-        if version == 0:
-            db.execute("BEGIN IMMEDIATE")
-            for statement in _SCHEMA.split(";\n"):
-                if statement.strip():
-                    db.execute(statement)
-            db.executemany("INSERT INTO meta VALUES (?, ?)", [("log_id", uuid.uuid4().hex), ("epoch", "1")])
-            db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
-            db.execute("COMMIT")
-        meta = dict(db.execute("SELECT name, value FROM meta"))
+        meta = prepared(db, path, read_only=self._read_only)
         self._purged = bytes.fromhex(meta.get("purged", ""))
         self.log_id, self.epoch = meta["log_id"], int(meta["epoch"])
         row = db.execute("SELECT position, chain, append_time_us FROM events ORDER BY position DESC LIMIT 1").fetchone()
@@ -203,7 +153,7 @@ class SqliteLog(EventLog):
         outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
         try:
             batch = _Batch(self._tip, self._time_us, int(self._clock() * 1e6))
-            with _store_errors():
+            with store_errors():
                 self._writer.execute("BEGIN IMMEDIATE")
                 for work in works:
                     try:
@@ -282,7 +232,7 @@ class SqliteLog(EventLog):
         with self._reading:
             if self._closed:
                 raise StoreClosed("the log is closed")
-            with _store_errors():
+            with store_errors():
                 return self._reader.execute(sql, parameters).fetchall()
 
     def read(self, after: int, limit: int) -> Sequence[Event]:
@@ -331,23 +281,40 @@ class SqliteLog(EventLog):
         )
         return Checkpoint(*rows[0]) if rows else None
 
-    def _note(self, line: Transition) -> None:
+    def _note(self, line: Transition) -> bool:
         row = (self.epoch, line.position, line.index, line.append_time_us, line.kind, canonical_json(line.body))
-        self._writer.execute("INSERT OR IGNORE INTO journal VALUES (?, ?, ?, ?, ?, ?)", row)
+        return self._writer.execute("INSERT OR IGNORE INTO journal VALUES (?, ?, ?, ?, ?, ?)", row).rowcount == 1
 
-    def record_transitions(self, transitions: Sequence[Transition]) -> None:
+    def record_transitions(self, transitions: Sequence[Transition]) -> Sequence[Transition]:
+        new: list[Transition] = self._submit(lambda _: [line for line in transitions if self._note(line)]).result()
+        return new
+
+    def journal(self, *, before: JournalKey | None, limit: int) -> Sequence[JournalRow]:
+        return self._lines("< (?, ?, ?) ORDER BY epoch DESC, position DESC, idx DESC", before or (2**62, 0, 0), limit)
+
+    def journal_after(self, after: JournalKey | None, limit: int) -> Sequence[JournalRow]:
+        return self._lines("> (?, ?, ?) ORDER BY epoch, position, idx", after or (-1, 0, 0), limit)
+
+    def _lines(self, which: str, key: JournalKey, limit: int) -> list[JournalRow]:
+        rows = self._query(f"SELECT * FROM journal WHERE (epoch, position, idx) {which} LIMIT ?", (*key, limit))  # noqa: S608
+        return [JournalRow(epoch, at, index, time, kind, json.loads(body)) for epoch, at, index, time, kind, body in rows]
+
+    def claim(self, name: str, owner: str, lease_s: float) -> bool:
+        if self._closed:
+            raise StoreClosed("the log is closed")
+        return self._leases.claim(name, owner, lease_s)
+
+    def cursor(self, name: str) -> JournalKey | None:
+        rows = self._query("SELECT value FROM meta WHERE name = ?", (f"cursor:{name}",))
+        return _key_in(rows[0]) if rows else None
+
+    def save_cursor(self, name: str, key: JournalKey) -> None:
         def run(_: _Batch) -> None:
-            for line in transitions:
-                self._note(line)
+            row = self._writer.execute("SELECT value FROM meta WHERE name = ?", (f"cursor:{name}",)).fetchone()
+            if row is None or _key_in(row) < key:
+                self._writer.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"cursor:{name}", json.dumps(key)))
 
         self._submit(run).result()
-
-    def journal(self, *, before: tuple[int, int, int] | None, limit: int) -> Sequence[JournalRow]:
-        rows = self._query(
-            "SELECT * FROM journal WHERE (epoch, position, idx) < (?, ?, ?) ORDER BY epoch DESC, position DESC, idx DESC LIMIT ?",
-            (*(before or (2**62, 0, 0)), limit),
-        )
-        return [JournalRow(epoch, at, index, time, kind, json.loads(body)) for epoch, at, index, time, kind, body in rows]
 
     def trim(self, position: int) -> int:
         def run(_: _Batch) -> int:
@@ -385,3 +352,8 @@ class SqliteLog(EventLog):
             self._writer.executemany("INSERT OR IGNORE INTO meta VALUES (?, '')", [(name,) for name in wanted])
 
         self._submit(run).result()
+
+
+def _key_in(row: Sequence[str]) -> JournalKey:
+    epoch, position, index = json.loads(row[0])
+    return epoch, position, index

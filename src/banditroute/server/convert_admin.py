@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from banditroute.core import health
 from banditroute.core.errors import FieldViolation, InvalidRequest
 from banditroute.core.types import ArmReport, CategoryReport, EngineInfo, JournalRow
+from banditroute.summaries import actor_of, change_reason_of, summarise
 from banditroute.v1 import admin_pb2 as pb
 
 DEFAULT_PAGE_SIZE = 100
@@ -31,6 +30,16 @@ class WeightChange(NamedTuple):
     reason: str
     actor: str
     etag: str
+    validate_only: bool
+
+
+class ArmChange(NamedTuple):
+    """A decoded PauseArmRequest, ResumeArmRequest or ResetArmRequest, its fields as the engine's arguments."""
+
+    model: str
+    category: str
+    reason: str
+    actor: str
     validate_only: bool
 
 
@@ -79,18 +88,53 @@ def decode_update(request: pb.UpdateCategoryRequest, *, peer: str) -> WeightChan
         for i, path in enumerate(paths)
         if path not in WEIGHTS
     )
-    if not 0 < len(request.change_reason.strip()) <= MAX_REASON_CHARACTERS:
-        bad.append(FieldViolation("change_reason", f"say why, in 1 to {MAX_REASON_CHARACTERS} characters"))
-    if len(request.actor) > MAX_ACTOR_CHARACTERS:
-        bad.append(FieldViolation("actor", f"must have at most {MAX_ACTOR_CHARACTERS} characters"))
+    bad.extend(_check_said(request.change_reason, request.actor))
     if bad:
         raise InvalidRequest(bad)
     category = request.category
     changes: dict[str, float | None] = {
         path: getattr(category, path) if category.HasField(path) else None for path in WEIGHTS if path in paths
     }
-    actor = request.actor or peer[:MAX_ACTOR_CHARACTERS]
+    actor = _actor(request.actor, peer)
     return WeightChange(category.name, changes, request.change_reason, actor, request.etag, request.validate_only)
+
+
+def decode_arm_change(request: pb.PauseArmRequest | pb.ResumeArmRequest | pb.ResetArmRequest, *, peer: str) -> ArmChange:
+    """Raises InvalidRequest with every wrong field. `peer` acts where no actor is named."""
+    bad = [] if request.model else [FieldViolation("model", "must not be empty")]
+    bad.extend(_check_said(request.change_reason, request.actor))
+    if bad:
+        raise InvalidRequest(bad)
+    actor = _actor(request.actor, peer)
+    return ArmChange(request.model, request.category, request.change_reason, actor, request.validate_only)
+
+
+def _check_said(reason: str, actor: str) -> list[FieldViolation]:
+    bad = []
+    if not 0 < len(reason.strip()) <= MAX_REASON_CHARACTERS:
+        bad.append(FieldViolation("change_reason", f"say why, in 1 to {MAX_REASON_CHARACTERS} characters"))
+    if len(actor) > MAX_ACTOR_CHARACTERS:
+        bad.append(FieldViolation("actor", f"must have at most {MAX_ACTOR_CHARACTERS} characters"))
+    return bad
+
+
+def _actor(named: str, peer: str) -> str:
+    return named or peer[:MAX_ACTOR_CHARACTERS]
+
+
+def decode_watch(request: pb.WatchEventsRequest) -> tuple[int, int, int] | None:
+    """The key to start after; None where it is not set. Raises InvalidRequest."""
+    if not request.HasField("start_after"):
+        return None
+    key = request.start_after
+    bad = [
+        FieldViolation(f"start_after.{name}", "is not of this journal")
+        for name, value in (("epoch", key.epoch), ("position", key.position))
+        if value >= 2**63
+    ]
+    if bad:
+        raise InvalidRequest(bad)
+    return key.epoch, key.position, key.index
 
 
 def encode_category(report: CategoryReport) -> pb.Category:
@@ -140,8 +184,8 @@ def encode_journal_row(row: JournalRow) -> pb.JournalEntry:
         append_time=Timestamp(seconds=seconds, nanos=micros * 1000),
         kind=row.kind,
         summary=summarise(row),
-        actor=str(body.get("actor") or ""),
-        change_reason=str(body.get("reason") or "") if row.kind == "operator" else "",
+        actor=actor_of(row),
+        change_reason=change_reason_of(row),
         details_json=json.dumps(body, sort_keys=True, ensure_ascii=False, default=str),
     )
 
@@ -159,36 +203,6 @@ def encode_info(info: EngineInfo) -> pb.GetServerInfoResponse:
         dropped_decision_count=info.dropped_decision_count,
         config_fingerprint=info.config_fingerprint,
     )
-
-
-def summarise(row: JournalRow) -> str:
-    """One plain sentence about a line of the journal. Total: an unknown kind or a missing part gives a vaguer one."""
-    body = row.body
-    if row.kind == "config":
-        fingerprint, replaced = str(body.get("fingerprint", "unknown")), body.get("replaces")
-        replacing = f", replacing revision {replaced}" if replaced else ""
-        return f"Configuration {fingerprint[:12]} took effect as revision {row.position}{replacing}."
-    if row.kind == "event_skipped":
-        return f"The event at position {row.position} was skipped: {body.get('reason', 'no reason given')}."
-    if row.kind == "operator" and body.get("action") == "set_weights":
-        return f"{body.get('actor') or 'Somebody'} {_weights_told(body)} in category {body.get('category', '?')}."
-    if row.kind.startswith("breaker_"):
-        return health.told(row.kind, body)
-    return f"{row.kind.replace('_', ' ').capitalize()} at position {row.position}."
-
-
-def _weights_told(body: Mapping[str, Any]) -> str:
-    changes, previous = body.get("changes"), body.get("previous")
-    if not isinstance(changes, Mapping) or not changes:
-        return "changed nothing"
-    before = previous if isinstance(previous, Mapping) else {}
-    return " and ".join(_weight_told(name, value, before.get(name)) for name, value in sorted(changes.items()))
-
-
-def _weight_told(name: str, value: object, before: object) -> str:
-    if value is None:
-        return f"cleared {name}" + ("" if before is None else f" (was {before})")
-    return f"set {name} " + (f"to {value}" if before is None else f"from {before} to {value}")
 
 
 def _time(unix_s: float) -> Timestamp:

@@ -30,6 +30,8 @@ from banditroute.v1 import admin_pb2, admin_pb2_grpc, router_pb2, router_pb2_grp
 # Threads beside those of max_concurrent_requests: they refuse what is too much, and answer health checks.
 SPARE_THREADS = 8
 ADMIN_THREADS = 4
+# Each WatchEvents holds a thread beside those.
+MAX_WATCHES = 16
 # Calls that gRPC itself holds, queued ones included, per thread; beyond that it refuses them without our ErrorInfo.
 CALLS_PER_THREAD = 8
 ADMIN_MESSAGE_BYTES = 4 * 1024 * 1024
@@ -83,6 +85,7 @@ class Server:
         self._settings = settings or ServerSettings()
         self._reflection = reflection
         self._health = HealthWatcher(engine)
+        self._admin = AdminService(engine, max_watches=MAX_WATCHES)
         self._servers: list[grpc.Server] = []
         self._stopping = threading.Lock()
         self._stopped = False
@@ -120,6 +123,7 @@ class Server:
                 # For load balancers to see NOT_SERVING while calls still succeed.
                 time.sleep(self._settings.drain_s)
             self._health.servicer.end_watches()
+            self._admin.end_watches()
             for ended in [server.stop(self._settings.grace_s) for server in self._servers]:
                 ended.wait()
             self._engine.close()
@@ -139,8 +143,9 @@ class Server:
         return self._bind(server, self._listen, router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name)
 
     def _start_admin(self, address: str) -> int:
-        server = self._make(ADMIN_THREADS, self._settings.max_message_bytes, ADMIN_MESSAGE_BYTES, "banditroute-admin")
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(self._engine), server)
+        threads = ADMIN_THREADS + MAX_WATCHES
+        server = self._make(threads, self._settings.max_message_bytes, ADMIN_MESSAGE_BYTES, "banditroute-admin")
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(self._admin, server)
         return self._bind(server, address, admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name)
 
     def _make(self, threads: int, receive_bytes: int, send_bytes: int, name: str) -> grpc.Server:

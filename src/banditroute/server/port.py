@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -47,8 +47,44 @@ class EnginePort(Protocol):
         """Raises UnknownCategory, InvalidRequest, EtagMismatch, StoreError."""
         ...
 
+    def pause_arm(
+        self, model: str, category: str = "", *, reason: str, actor: str, validate_only: bool = False
+    ) -> tuple[Sequence[CategoryReport], int | None]:
+        """Raises UnknownCategory, UnknownModel, LastArm, StoreError."""
+        ...
+
+    def resume_arm(
+        self, model: str, category: str = "", *, reason: str, actor: str, validate_only: bool = False
+    ) -> tuple[Sequence[CategoryReport], int | None]:
+        """Raises UnknownCategory, UnknownModel, StoreError."""
+        ...
+
+    def reset_arm(
+        self, model: str, category: str = "", *, reason: str, actor: str, validate_only: bool = False
+    ) -> tuple[Sequence[CategoryReport], int | None]:
+        """Raises UnknownCategory, UnknownModel, StoreError."""
+        ...
+
     def journal(self, *, before: tuple[int, int, int] | None = None, limit: int = 100) -> Sequence[JournalRow]:
         """Newest first, strictly before the key (epoch, position, index)."""
+        ...
+
+    def journal_end(self, ended: Callable[[], bool]) -> tuple[int, int, int] | None:
+        """The key that only lines from now on lie behind; waits for the start to be over. None where `ended` comes first.
+
+        Raises StoreClosed.
+        """
+        ...
+
+    def journal_after(self, key: tuple[int, int, int], *, limit: int, ended: Callable[[], bool]) -> Sequence[JournalRow]:
+        """Oldest first, strictly behind `key`. Waits for the first one; empty only where `ended`.
+
+        Raises StoreClosed, StoreUnavailable.
+        """
+        ...
+
+    def wake_journal(self) -> None:
+        """Lets those who wait in `journal_end` and `journal_after` look at their `ended`."""
         ...
 
     def info(self) -> EngineInfo: ...

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -40,6 +40,23 @@ def answered(handler: Callable[[_S, _Q, grpc.ServicerContext], _A]) -> Callable[
             return handler(self, request, context)
         except Exception as error:  # nothing of it may reach the client
             return abort(context, error, method=method)
+
+    return answer
+
+
+def streamed(
+    handler: Callable[[_S, _Q, grpc.ServicerContext], Iterator[_A]],
+) -> Callable[[_S, _Q, grpc.ServicerContext], Iterator[_A]]:
+    """`answered` for a handler that answers with a stream."""
+    method = handler.__name__
+
+    @functools.wraps(handler)
+    def answer(self: _S, request: _Q, context: grpc.ServicerContext) -> Iterator[_A]:
+        try:
+            yield from handler(self, request, context)
+        except Exception as error:  # nothing of it may reach the client
+            if context.is_active():
+                abort(context, error, method=method)
 
     return answer
 

@@ -37,6 +37,10 @@ class NotConfirmed(errors.BanditrouteError):
     """The call's time was over before its feedback was known to be durable."""
 
 
+class ShuttingDown(errors.BanditrouteError):
+    """The server stops, and a stream ends with it."""
+
+
 def clip(text: str, limit: int = TEXT_BYTES) -> str:
     """`text` in at most `limit` bytes of UTF-8, its end replaced by an ellipsis where it is longer."""
     raw = text.encode("utf-8", "replace")
@@ -115,6 +119,22 @@ TABLE: Mapping[type[Exception], Row] = {
         ],
         lambda error: {"category": clip(error.category)},
     ),
+    errors.UnknownModel: Row(
+        grpc.StatusCode.NOT_FOUND,
+        "UNKNOWN_MODEL",
+        lambda error: [
+            error_details_pb2.ResourceInfo(
+                resource_type="banditroute.v1.Arm", resource_name=clip(error.model), description="not configured"
+            )
+        ],
+        lambda error: {"model": clip(error.model), "category": clip(error.category)},
+    ),
+    errors.LastArm: Row(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "LAST_ARM",
+        lambda error: [_precondition("LAST_ARM", [(name, "would have no model in service") for name in error.categories])],
+        lambda error: {"model": clip(error.model)},
+    ),
     errors.NoEligibleModel: Row(
         grpc.StatusCode.FAILED_PRECONDITION,
         "NO_ELIGIBLE_MODEL",
@@ -134,6 +154,7 @@ TABLE: Mapping[type[Exception], Row] = {
     errors.StoreClosed: _CLOSED,
     # A closing log cancels what it has not begun.
     concurrent.futures.CancelledError: _CLOSED,
+    ShuttingDown: _CLOSED,
     NotConfirmed: Row(grpc.StatusCode.DEADLINE_EXCEEDED, "FEEDBACK_NOT_CONFIRMED"),
 }
 

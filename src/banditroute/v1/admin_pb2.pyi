@@ -437,6 +437,266 @@ class JournalEntry(_message.Message):
 Global___JournalEntry: _TypeAlias = JournalEntry  # noqa: Y015
 
 @_typing.final
+class EventKey(_message.Message):
+    """The place of an event; events are ordered by it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    position: _builtins.int
+    index: _builtins.int
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+        position: _builtins.int = ...,
+        index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "index", b"index", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventKey: _TypeAlias = EventKey  # noqa: Y015
+
+@_typing.final
+class WatchEventsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_AFTER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def start_after(self) -> Global___EventKey:
+        """Events behind this one. Unset: those from now on."""
+
+    def __init__(
+        self,
+        *,
+        start_after: Global___EventKey | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_start_after", b"_start_after", "start_after", b"start_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_start_after", b"_start_after", "start_after", b"start_after"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__start_after: _TypeAlias = _typing.Literal["start_after"]  # noqa: Y015
+    _WhichOneofArgType__start_after: _TypeAlias = _typing.Literal["_start_after", b"_start_after"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start_after) -> _WhichOneofReturnType__start_after | None: ...
+
+Global___WatchEventsRequest: _TypeAlias = WatchEventsRequest  # noqa: Y015
+
+@_typing.final
+class WatchEventsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def event(self) -> Global___JournalEntry: ...
+    def __init__(
+        self,
+        *,
+        event: Global___JournalEntry | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchEventsResponse: _TypeAlias = WatchEventsResponse  # noqa: Y015
+
+@_typing.final
+class PauseArmRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CATEGORY_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    CHANGE_REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    category: _builtins.str
+    """Empty: every category that has the model."""
+    model: _builtins.str
+    change_reason: _builtins.str
+    """Why; kept in the journal. Required, at most 256 characters."""
+    actor: _builtins.str
+    """Who; kept in the journal. Empty: the connection's peer. At most 64 characters."""
+    validate_only: _builtins.bool
+    """Check only."""
+    def __init__(
+        self,
+        *,
+        category: _builtins.str = ...,
+        model: _builtins.str = ...,
+        change_reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "category", b"category", "change_reason", b"change_reason", "model", b"model", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseArmRequest: _TypeAlias = PauseArmRequest  # noqa: Y015
+
+@_typing.final
+class PauseArmResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CATEGORIES_FIELD_NUMBER: _builtins.int
+    STATE_POSITION_FIELD_NUMBER: _builtins.int
+    state_position: _builtins.int
+    """The position of the change; unset for validate_only and where nothing changed."""
+    @_builtins.property
+    def categories(self) -> _containers.RepeatedCompositeFieldContainer[Global___Category]:
+        """Those that were meant."""
+
+    def __init__(
+        self,
+        *,
+        categories: _abc.Iterable[Global___Category] | None = ...,
+        state_position: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_state_position", b"_state_position", "state_position", b"state_position"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_state_position", b"_state_position", "categories", b"categories", "state_position", b"state_position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__state_position: _TypeAlias = _typing.Literal["state_position"]  # noqa: Y015
+    _WhichOneofArgType__state_position: _TypeAlias = _typing.Literal["_state_position", b"_state_position"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__state_position) -> _WhichOneofReturnType__state_position | None: ...
+
+Global___PauseArmResponse: _TypeAlias = PauseArmResponse  # noqa: Y015
+
+@_typing.final
+class ResumeArmRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CATEGORY_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    CHANGE_REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    category: _builtins.str
+    """Empty: every category that has the model."""
+    model: _builtins.str
+    change_reason: _builtins.str
+    """Why; kept in the journal. Required, at most 256 characters."""
+    actor: _builtins.str
+    """Who; kept in the journal. Empty: the connection's peer. At most 64 characters."""
+    validate_only: _builtins.bool
+    """Check only."""
+    def __init__(
+        self,
+        *,
+        category: _builtins.str = ...,
+        model: _builtins.str = ...,
+        change_reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "category", b"category", "change_reason", b"change_reason", "model", b"model", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeArmRequest: _TypeAlias = ResumeArmRequest  # noqa: Y015
+
+@_typing.final
+class ResumeArmResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CATEGORIES_FIELD_NUMBER: _builtins.int
+    STATE_POSITION_FIELD_NUMBER: _builtins.int
+    state_position: _builtins.int
+    """The position of the change; unset for validate_only and where nothing changed."""
+    @_builtins.property
+    def categories(self) -> _containers.RepeatedCompositeFieldContainer[Global___Category]:
+        """Those that were meant."""
+
+    def __init__(
+        self,
+        *,
+        categories: _abc.Iterable[Global___Category] | None = ...,
+        state_position: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_state_position", b"_state_position", "state_position", b"state_position"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_state_position", b"_state_position", "categories", b"categories", "state_position", b"state_position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__state_position: _TypeAlias = _typing.Literal["state_position"]  # noqa: Y015
+    _WhichOneofArgType__state_position: _TypeAlias = _typing.Literal["_state_position", b"_state_position"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__state_position) -> _WhichOneofReturnType__state_position | None: ...
+
+Global___ResumeArmResponse: _TypeAlias = ResumeArmResponse  # noqa: Y015
+
+@_typing.final
+class ResetArmRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CATEGORY_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    CHANGE_REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    category: _builtins.str
+    """Empty: every category that has the model."""
+    model: _builtins.str
+    change_reason: _builtins.str
+    """Why; kept in the journal. Required, at most 256 characters."""
+    actor: _builtins.str
+    """Who; kept in the journal. Empty: the connection's peer. At most 64 characters."""
+    validate_only: _builtins.bool
+    """Check only."""
+    def __init__(
+        self,
+        *,
+        category: _builtins.str = ...,
+        model: _builtins.str = ...,
+        change_reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "category", b"category", "change_reason", b"change_reason", "model", b"model", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResetArmRequest: _TypeAlias = ResetArmRequest  # noqa: Y015
+
+@_typing.final
+class ResetArmResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CATEGORIES_FIELD_NUMBER: _builtins.int
+    STATE_POSITION_FIELD_NUMBER: _builtins.int
+    state_position: _builtins.int
+    """The position of the change; unset for validate_only."""
+    @_builtins.property
+    def categories(self) -> _containers.RepeatedCompositeFieldContainer[Global___Category]:
+        """Those that were meant."""
+
+    def __init__(
+        self,
+        *,
+        categories: _abc.Iterable[Global___Category] | None = ...,
+        state_position: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_state_position", b"_state_position", "state_position", b"state_position"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_state_position", b"_state_position", "categories", b"categories", "state_position", b"state_position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__state_position: _TypeAlias = _typing.Literal["state_position"]  # noqa: Y015
+    _WhichOneofArgType__state_position: _TypeAlias = _typing.Literal["_state_position", b"_state_position"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__state_position) -> _WhichOneofReturnType__state_position | None: ...
+
+Global___ResetArmResponse: _TypeAlias = ResetArmResponse  # noqa: Y015
+
+@_typing.final
 class GetServerInfoRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

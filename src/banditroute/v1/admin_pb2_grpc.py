@@ -55,6 +55,26 @@ class AdminServiceStub:
                 request_serializer=banditroute_dot_v1_dot_admin__pb2.ListEventsRequest.SerializeToString,
                 response_deserializer=banditroute_dot_v1_dot_admin__pb2.ListEventsResponse.FromString,
                 _registered_method=True)
+        self.WatchEvents = channel.unary_stream(
+                '/banditroute.v1.AdminService/WatchEvents',
+                request_serializer=banditroute_dot_v1_dot_admin__pb2.WatchEventsRequest.SerializeToString,
+                response_deserializer=banditroute_dot_v1_dot_admin__pb2.WatchEventsResponse.FromString,
+                _registered_method=True)
+        self.PauseArm = channel.unary_unary(
+                '/banditroute.v1.AdminService/PauseArm',
+                request_serializer=banditroute_dot_v1_dot_admin__pb2.PauseArmRequest.SerializeToString,
+                response_deserializer=banditroute_dot_v1_dot_admin__pb2.PauseArmResponse.FromString,
+                _registered_method=True)
+        self.ResumeArm = channel.unary_unary(
+                '/banditroute.v1.AdminService/ResumeArm',
+                request_serializer=banditroute_dot_v1_dot_admin__pb2.ResumeArmRequest.SerializeToString,
+                response_deserializer=banditroute_dot_v1_dot_admin__pb2.ResumeArmResponse.FromString,
+                _registered_method=True)
+        self.ResetArm = channel.unary_unary(
+                '/banditroute.v1.AdminService/ResetArm',
+                request_serializer=banditroute_dot_v1_dot_admin__pb2.ResetArmRequest.SerializeToString,
+                response_deserializer=banditroute_dot_v1_dot_admin__pb2.ResetArmResponse.FromString,
+                _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/banditroute.v1.AdminService/GetServerInfo',
                 request_serializer=banditroute_dot_v1_dot_admin__pb2.GetServerInfoRequest.SerializeToString,
@@ -94,6 +114,35 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchEvents(self, request, context):
+        """Follows the same events as they come, oldest first, each once, none left out. Ends with UNAVAILABLE where the server
+        stops or the connection is renewed: call again with the key of the last event. Few may watch at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseArm(self, request, context):
+        """Takes a model out of service in a category, or in all, until it is resumed. Refused where none would be left.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeArm(self, request, context):
+        """Puts a paused model back into service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResetArm(self, request, context):
+        """Forgets what was learned of a model in a category, or in all, and learns it anew. Cannot be undone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServerInfo(self, request, context):
         """What is running, and how far it has learned.
         """
@@ -123,6 +172,26 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListEvents,
                     request_deserializer=banditroute_dot_v1_dot_admin__pb2.ListEventsRequest.FromString,
                     response_serializer=banditroute_dot_v1_dot_admin__pb2.ListEventsResponse.SerializeToString,
+            ),
+            'WatchEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEvents,
+                    request_deserializer=banditroute_dot_v1_dot_admin__pb2.WatchEventsRequest.FromString,
+                    response_serializer=banditroute_dot_v1_dot_admin__pb2.WatchEventsResponse.SerializeToString,
+            ),
+            'PauseArm': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseArm,
+                    request_deserializer=banditroute_dot_v1_dot_admin__pb2.PauseArmRequest.FromString,
+                    response_serializer=banditroute_dot_v1_dot_admin__pb2.PauseArmResponse.SerializeToString,
+            ),
+            'ResumeArm': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeArm,
+                    request_deserializer=banditroute_dot_v1_dot_admin__pb2.ResumeArmRequest.FromString,
+                    response_serializer=banditroute_dot_v1_dot_admin__pb2.ResumeArmResponse.SerializeToString,
+            ),
+            'ResetArm': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetArm,
+                    request_deserializer=banditroute_dot_v1_dot_admin__pb2.ResetArmRequest.FromString,
+                    response_serializer=banditroute_dot_v1_dot_admin__pb2.ResetArmResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -239,6 +308,114 @@ class AdminService:
             '/banditroute.v1.AdminService/ListEvents',
             banditroute_dot_v1_dot_admin__pb2.ListEventsRequest.SerializeToString,
             banditroute_dot_v1_dot_admin__pb2.ListEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/banditroute.v1.AdminService/WatchEvents',
+            banditroute_dot_v1_dot_admin__pb2.WatchEventsRequest.SerializeToString,
+            banditroute_dot_v1_dot_admin__pb2.WatchEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseArm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/banditroute.v1.AdminService/PauseArm',
+            banditroute_dot_v1_dot_admin__pb2.PauseArmRequest.SerializeToString,
+            banditroute_dot_v1_dot_admin__pb2.PauseArmResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeArm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/banditroute.v1.AdminService/ResumeArm',
+            banditroute_dot_v1_dot_admin__pb2.ResumeArmRequest.SerializeToString,
+            banditroute_dot_v1_dot_admin__pb2.ResumeArmResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResetArm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/banditroute.v1.AdminService/ResetArm',
+            banditroute_dot_v1_dot_admin__pb2.ResetArmRequest.SerializeToString,
+            banditroute_dot_v1_dot_admin__pb2.ResetArmResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,16 @@ class AdminServiceStub:
     """Changes a category's weights at once. Durable, journalled, above the configuration file."""
     ListEvents: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListEventsRequest, _admin_pb2.ListEventsResponse]
     """Configuration, operator and derived events, newest first."""
+    WatchEvents: _grpc.UnaryStreamMultiCallable[_admin_pb2.WatchEventsRequest, _admin_pb2.WatchEventsResponse]
+    """Follows the same events as they come, oldest first, each once, none left out. Ends with UNAVAILABLE where the server
+    stops or the connection is renewed: call again with the key of the last event. Few may watch at a time.
+    """
+    PauseArm: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PauseArmRequest, _admin_pb2.PauseArmResponse]
+    """Takes a model out of service in a category, or in all, until it is resumed. Refused where none would be left."""
+    ResumeArm: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ResumeArmRequest, _admin_pb2.ResumeArmResponse]
+    """Puts a paused model back into service."""
+    ResetArm: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ResetArmRequest, _admin_pb2.ResetArmResponse]
+    """Forgets what was learned of a model in a category, or in all, and learns it anew. Cannot be undone."""
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetServerInfoRequest, _admin_pb2.GetServerInfoResponse]
     """What is running, and how far it has learned."""
 
@@ -57,6 +67,16 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Changes a category's weights at once. Durable, journalled, above the configuration file."""
     ListEvents: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListEventsRequest, _admin_pb2.ListEventsResponse]  # type: ignore[assignment]
     """Configuration, operator and derived events, newest first."""
+    WatchEvents: _aio.UnaryStreamMultiCallable[_admin_pb2.WatchEventsRequest, _admin_pb2.WatchEventsResponse]  # type: ignore[assignment]
+    """Follows the same events as they come, oldest first, each once, none left out. Ends with UNAVAILABLE where the server
+    stops or the connection is renewed: call again with the key of the last event. Few may watch at a time.
+    """
+    PauseArm: _aio.UnaryUnaryMultiCallable[_admin_pb2.PauseArmRequest, _admin_pb2.PauseArmResponse]  # type: ignore[assignment]
+    """Takes a model out of service in a category, or in all, until it is resumed. Refused where none would be left."""
+    ResumeArm: _aio.UnaryUnaryMultiCallable[_admin_pb2.ResumeArmRequest, _admin_pb2.ResumeArmResponse]  # type: ignore[assignment]
+    """Puts a paused model back into service."""
+    ResetArm: _aio.UnaryUnaryMultiCallable[_admin_pb2.ResetArmRequest, _admin_pb2.ResetArmResponse]  # type: ignore[assignment]
+    """Forgets what was learned of a model in a category, or in all, and learns it anew. Cannot be undone."""
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetServerInfoRequest, _admin_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """What is running, and how far it has learned."""
 
@@ -94,6 +114,40 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListEventsResponse, _abc.Awaitable[_admin_pb2.ListEventsResponse]]:
         """Configuration, operator and derived events, newest first."""
+
+    @_abc_1.abstractmethod
+    def WatchEvents(
+        self,
+        request: _admin_pb2.WatchEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_admin_pb2.WatchEventsResponse], _abc.AsyncIterator[_admin_pb2.WatchEventsResponse]]:
+        """Follows the same events as they come, oldest first, each once, none left out. Ends with UNAVAILABLE where the server
+        stops or the connection is renewed: call again with the key of the last event. Few may watch at a time.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseArm(
+        self,
+        request: _admin_pb2.PauseArmRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.PauseArmResponse, _abc.Awaitable[_admin_pb2.PauseArmResponse]]:
+        """Takes a model out of service in a category, or in all, until it is resumed. Refused where none would be left."""
+
+    @_abc_1.abstractmethod
+    def ResumeArm(
+        self,
+        request: _admin_pb2.ResumeArmRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ResumeArmResponse, _abc.Awaitable[_admin_pb2.ResumeArmResponse]]:
+        """Puts a paused model back into service."""
+
+    @_abc_1.abstractmethod
+    def ResetArm(
+        self,
+        request: _admin_pb2.ResetArmRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ResetArmResponse, _abc.Awaitable[_admin_pb2.ResetArmResponse]]:
+        """Forgets what was learned of a model in a category, or in all, and learns it anew. Cannot be undone."""
 
     @_abc_1.abstractmethod
     def GetServerInfo(
