@@ -81,11 +81,20 @@ class CategorySettings(NamedTuple):
     max_effective_sample_size: float
     planning_horizon_count: int
     min_sources: int
+    quality_floor: float | None
 
     @property
     def schema(self) -> bytes:
         """The fingerprint of the feature schema: 8 bytes."""
         return schema_fingerprint(tuple(feature.name for feature in self.features))
+
+
+class Onboarding(NamedTuple):
+    """What a new model gets in each of its categories until so many feedbacks are in."""
+
+    looks: int = 20
+    min_share: float = 0.02
+    max_share: float = 0.3
 
 
 class Prior(NamedTuple):
@@ -105,8 +114,9 @@ class SharedSettings(NamedTuple):
     priors: Mapping[str, Mapping[str, Prior]]
     feedback_window_us: int
     false_alarms_per_million: float
+    onboarding: Onboarding
+    breaker: BreakerSettings
     fingerprint: str
-    breaker: BreakerSettings = BreakerSettings()
 
     def prior(self, category: str, model: str) -> Prior | None:
         """The prior of one arm; a named category's hides that of ``*``."""
@@ -119,7 +129,16 @@ class SharedSettings(NamedTuple):
         return None
 
 
-EMPTY = SharedSettings({}, {}, {}, feedback_window_us=0, false_alarms_per_million=FALSE_ALARMS_PER_MILLION, fingerprint="")
+EMPTY = SharedSettings(
+    {},
+    {},
+    {},
+    feedback_window_us=0,
+    false_alarms_per_million=FALSE_ALARMS_PER_MILLION,
+    onboarding=Onboarding(),
+    breaker=BreakerSettings(),
+    fingerprint="",
+)
 
 
 @functools.lru_cache(1024)
@@ -214,6 +233,7 @@ def _category(name: str, raw: Mapping[str, Any], known: Mapping[str, ModelSettin
         max_effective_sample_size=number(raw["max_effective_sample_size"], low=1.0),
         planning_horizon_count=int(number(raw["planning_horizon_count"], low=1.0)),
         min_sources=int(number(raw.get("min_sources", 1), low=1.0, high=8.0)),
+        quality_floor=None if raw.get("quality_floor") is None else number(raw["quality_floor"], low=0.0, high=1.0),
     )
 
 
@@ -240,6 +260,15 @@ def _breaker(raw: Mapping[str, Any]) -> BreakerSettings:
     )
 
 
+def _onboarding(raw: Mapping[str, Any]) -> Onboarding:
+    usual = Onboarding()
+    return Onboarding(
+        looks=int(number(raw.get("looks", usual.looks), low=0.0, high=1e6)),
+        min_share=number(raw.get("min_share", usual.min_share), low=0.0, high=0.5),
+        max_share=number(raw.get("max_share", usual.max_share), low=1e-3, high=1.0),
+    )
+
+
 def parse_shared(document: Mapping[str, Any]) -> SharedSettings:
     """The settings that a canonical document holds.
 
@@ -260,6 +289,7 @@ def parse_shared(document: Mapping[str, Any]) -> SharedSettings:
         false_alarms_per_million=number(
             document.get("false_alarms_per_million_feedbacks", FALSE_ALARMS_PER_MILLION), low=1e-3, high=1e5
         ),
-        fingerprint=document_fingerprint(document),
+        onboarding=_onboarding(document.get("onboarding", {})),
         breaker=_breaker(document.get("breaker", {})),
+        fingerprint=document_fingerprint(document),
     )

@@ -41,8 +41,9 @@ class ModelState(NamedTuple):
 
 
 class State(NamedTuple):
-    """Everything that was learned, up to and including `position`. Open and ended changes are by `change_key`, breakers by
-    model; a model that nobody called has none."""
+    """Everything that was learned, up to and including `position`. Open and ended changes are by `change_key`; arms that are
+    paused or below their floor are (category, model); new models have the number of looks at them so far; a model that nobody
+    called has no breaker."""
 
     position: int
     chain: bytes
@@ -59,12 +60,14 @@ class State(NamedTuple):
     past: Mapping[str, tuple[Span, ...]]
     breakers: Mapping[str, Breaker]
     paused: frozenset[tuple[str, str]]
+    below: frozenset[tuple[str, str]]
+    newcomers: Mapping[str, int]
     feedback_count: int
     recorded_count: int
     skipped_count: int
 
 
-INITIAL = State(0, b"", 0, 0, {}, EMPTY, {}, {}, START, {}, {}, {}, {}, {}, frozenset(), 0, 0, 0)
+INITIAL = State(0, b"", 0, 0, {}, EMPTY, {}, {}, START, {}, {}, {}, {}, {}, frozenset(), frozenset(), {}, 0, 0, 0)
 
 
 def change_key(model: str, category: str | None = None) -> str:

@@ -40,6 +40,7 @@ class Lifecycle(enum.IntEnum):
     DEMOTED = 2
     PROBING = 3
     DISABLED = 4
+    ONBOARDING = 5
 
 
 class BreakerState(enum.IntEnum):

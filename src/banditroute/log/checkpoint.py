@@ -41,6 +41,8 @@ def encode(state: State) -> bytes:
         "past": state.past,
         "breakers": state.breakers,
         "paused": sorted(state.paused),
+        "below": sorted(state.below),
+        "newcomers": state.newcomers,
         "counts": [state.feedback_count, state.recorded_count, state.skipped_count],
     }
     return canonical_json(document).encode()
@@ -134,6 +136,8 @@ def decode(body: bytes) -> State:
         past={key: tuple([Span(*span) for span in spans]) for key, spans in raw["past"].items()},
         breakers={model: Breaker(tuple(wealth), *rest) for model, (wealth, *rest) in raw["breakers"].items()},
         paused=frozenset((category, model) for category, model in raw["paused"]),
+        below=frozenset((category, model) for category, model in raw["below"]),
+        newcomers=raw["newcomers"],
         feedback_count=feedback,
         recorded_count=recorded,
         skipped_count=skipped,
