@@ -142,13 +142,20 @@ def test_plans_are_kept_by_what_is_broken() -> None:
     st.dictionaries(st.sampled_from(MODELS), st.none() | st.floats(0.001, 0.4)),
     st.sets(st.sampled_from(MODELS), max_size=3),
     st.sampled_from([0.0, 0.002, 0.2]),
+    st.sets(st.sampled_from(MODELS)),
+    st.sets(st.sampled_from(MODELS)),
 )
-def test_any_broken_models_leave_an_exact_plan(states: dict[str, float | None], barred: set[str], floor: float) -> None:
+def test_any_broken_models_leave_an_exact_plan(
+    states: dict[str, float | None], barred: set[str], floor: float, new: set[str], below: set[str]
+) -> None:
+    """Whichever of them are new or below their floor besides."""
     found = Broken(
         frozenset([name for name, each in states.items() if each is None]),
         frozenset([(name, each) for name, each in states.items() if each is not None]),
     )
-    one = View(view().settings._replace(propensity_floor=floor), view().weights, view().arms, view().beliefs)
+    held = STATE._replace(newcomers=dict.fromkeys(new, 0), below=frozenset(("chat", name) for name in below))
+    found_view = Snapshot(held, None).view("chat")
+    one = View(found_view.settings._replace(propensity_floor=floor), found_view.weights, found_view.arms, found_view.beliefs)
     plan = one.plan(RouteQuery("chat", excluded_models=tuple(sorted(barred))), broken=found)
     assert sum(plan.propensities) == pytest.approx(1.0, abs=1e-12)
     assert min(plan.propensities) >= 0.0
