@@ -18,7 +18,7 @@ from banditroute.core.mixed import Fit
 from banditroute.core.policy import Arm, View, Weights, share_at_mean
 from banditroute.core.posterior import LOOKAHEAD, Basis, arms, basis, moved
 from banditroute.core.settings import CategorySettings, ModelSettings
-from banditroute.core.state import CategoryState, State, open_change, present_factor
+from banditroute.core.state import CategoryState, State, open_change, present_factor, usage_factor
 from banditroute.core.types import ArmReport, BreakerState, CategoryReport
 
 
@@ -83,7 +83,7 @@ class Snapshot:
         category = self.state.categories[name]
         factor = present_factor(self.state, category)
         cells = [category.cells[model] for model in settings.models]
-        used = consumptions(cells, factor=factor, usuals=usuals)
+        used = consumptions(cells, factor=usage_factor(category), usuals=usuals)
         beliefs = arms(cells, factor=factor, settings=settings, basis=basis)
         state = self.state
         if not (state.shifts or state.paused or state.below or state.newcomers):

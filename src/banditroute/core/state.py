@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from banditroute.core.breaker import Breaker
 from banditroute.core.drift import Reference, Stream
-from banditroute.core.evidence import Ageing, Cell
+from banditroute.core.evidence import USAGE_AGEING_COUNT, Ageing, Cell
 from banditroute.core.numerics import exp2
 from banditroute.core.pool import START, Pool
 from banditroute.core.settings import EMPTY, Feature, SharedSettings
@@ -19,8 +19,8 @@ class CategoryState(NamedTuple):
 
     `entered` is the position at which each of its models came in, came back or was reset;
     `ordinal` is the highest number that the log gave to a decision with feedback here; `landmark` is the
-    place (see `Ageing.place`) whose evidence has forward weight 1; `features` and `ageing` are those that
-    the cells' sums were made with; `references` are by model and stream what its values were like.
+    place (see `Ageing.place`) whose evidence has forward weight 1, `usage_landmark` the ordinal whose usage has; `features` and
+    `ageing` are those that the cells' sums were made with; `references` are by model and stream what its values were like.
     """
 
     cells: Mapping[str, Cell]
@@ -31,6 +31,7 @@ class CategoryState(NamedTuple):
     ageing: Ageing
     revision: int
     references: Mapping[str, Mapping[str, Reference]] = {}
+    usage_landmark: int = 0
 
 
 class ModelState(NamedTuple):
@@ -100,3 +101,13 @@ def half_lives(state: State, category: CategoryState) -> float:
 def present_factor(state: State, category: CategoryState) -> float:
     """What a category's sums must be multiplied by to be worth what they are now."""
     return exp2(half_lives(state, category))
+
+
+def usage_half_lives(category: CategoryState) -> float:
+    """As `half_lives`, of what attempts used."""
+    return (category.usage_landmark - category.ordinal) / USAGE_AGEING_COUNT
+
+
+def usage_factor(category: CategoryState) -> float:
+    """What a category's sums of usage must be multiplied by to be worth what they are now."""
+    return exp2(usage_half_lives(category))

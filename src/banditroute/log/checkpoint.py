@@ -70,6 +70,7 @@ def _category(raw: dict[str, Any]) -> CategoryState:
         features=features,
         ageing=Ageing(*raw["ageing"]),
         revision=raw["revision"],
+        usage_landmark=raw["usage_landmark"],
         references={
             model: {key: Reference(size, total, _pair(tests)) for key, (size, total, tests) in streams.items()}
             for model, streams in raw["references"].items()
