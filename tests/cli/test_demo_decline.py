@@ -36,7 +36,7 @@ class Play:
         self.played: list[Played] = []
         self.players: Any = SimpleNamespace(played=self.played, source=SOURCE, pace=math.inf)
         self.lines: list[Line] = []
-        self.watcher: Any = SimpleNamespace(lines=self.lines, start_position=1, log_position=lambda: 1 + len(self.played))
+        self.watcher: Any = SimpleNamespace(lines=self.lines, start_position=1)
         self.play(GOOD, BEFORE)
         self.decline = Decline(SCENARIO, cast(Any, self.players), cast(Any, self.watcher), watched=False)
 
@@ -208,5 +208,5 @@ class TestScreen:
         summary = summarise(play.played, SOURCE, cost_weight=0.3, seconds=1.0)
         out.print(result(summary, name="toy", more=decline_result(play.decline.report())))
         text = out.export_text()
-        assert "a model got worse       demoted after 40 feedbacks, not back yet\n" in text
+        assert "a model got worse       demoted after 40 feedbacks, not back" in text
         assert "with it kept in use\n" in text

@@ -58,7 +58,7 @@ class Happening(NamedTuple):
 class DeclineReport:
     """What became of `model`. None: that did not happen while it was played.
 
-    Shares are of 1, of all requests: in the stretch before it degraded, between demotion and recovery, after promotion.
+    Shares are of 1, of all requests: in the stretch before it degraded, between demotion and recovery, after it was back.
     `lost` is utility lost against always choosing right, from the degradation until the model was back; `lost_if_kept` is
     what all requests would have lost with the model as long as it was bad. Both in points of quality, all requests together.
     """
@@ -80,11 +80,7 @@ class DeclineReport:
 
 
 class Decline:
-    """Act two, one `advance` after the other while `players` play.
-
-    Raises:
-        RequestFailed: the server does not say where its log is.
-    """
+    """Act two, one `advance` after the other while `players` play; `watcher` has watched since before they began."""
 
     def __init__(self, scenario: Scenario, players: Players, watcher: Watcher, *, watched: bool) -> None:
         self.source, self.players, self.watcher = scenario.source, players, watcher
@@ -96,12 +92,11 @@ class Decline:
         self.step = Step.BEFORE
         self.happenings: list[Happening] = []
         self.demotion: int | None = None
-        self.promotion: int | None = None
+        self.back: int | None = None
         self._usual, self._slow = WATCHABLE if watched else (float("inf"), float("inf"))
         self._read = len(watcher.lines)
         self._since = self.begin
         self._places: dict[Step, int] = {}
-        self._positions: dict[Step, int] = {}
         players.pace = self._usual
 
     @property
@@ -122,11 +117,7 @@ class Decline:
         return time.monotonic() - self.began
 
     def advance(self) -> bool:
-        """Takes in what the journal has told, makes the next thing happen where it is time, and says whether all is over.
-
-        Raises:
-            RequestFailed: the server does not say where its log is.
-        """
+        """Takes in what the journal has told, makes the next thing happen where it is time, and says whether all is over."""
         lines, now = self.watcher.lines, len(self.players.played)
         for line in lines[self._read :]:
             self._read += 1
@@ -153,24 +144,22 @@ class Decline:
         text, judged_anew = line.summary, line.kind in ("demoted", "released") and "evidence" not in line.details
         if line.kind == "demoted" and not judged_anew:
             text = f"{text[:-1]} (evidence {line.details['evidence']:,.0f} of {line.details['evidence_needed']:,.0f})."
-        at = max(self.begin, line.position - self.watcher.start_position)
+        at = max(self.begin, line.position - self.watcher.start_position)  # each request has one event, its feedback
         self.happenings.append(Happening(at, line.time - self.began, line.kind, text, told=True, minor=judged_anew))
         if line.model != self.name:
             return
         match line.kind, self.step:
             case "demoted", Step.DEGRADED:
                 if self.demotion is None:
-                    self.demotion = line.position - self._positions[Step.DEGRADED]
+                    self.demotion = at - self._places[Step.DEGRADED]
                 self._enter(Step.DEMOTED)
             case "promoted", Step.DEMOTED:  # wrongly, which is rare, and found out again
                 self._enter(Step.DEGRADED)
-            case "promoted", Step.RECOVERED:
-                self.promotion = line.position - self._positions[Step.RECOVERED]
+            case "promoted" | "settled", Step.RECOVERED:  # settled: every category had let it go before
+                self.back = at - self._places[Step.RECOVERED]
                 self._enter(Step.BACK)
             case "settled", Step.DEGRADED | Step.DEMOTED:  # what it is now was taken as what it is
                 self._recover()
-                self._enter(Step.BACK)
-            case "settled", Step.RECOVERED:
                 self._enter(Step.BACK)
             case _:
                 pass
@@ -188,7 +177,6 @@ class Decline:
         if step is not Step.DEGRADED:
             self.players.pace = self._usual
         self._places.setdefault(step, self._since)
-        self._positions.setdefault(step, self.watcher.log_position())
 
     def _probes(self) -> int:
         return sum(each.model == self.model for each in self.players.played[self._since :])
@@ -206,10 +194,10 @@ class Decline:
             requests=len(played) - self.begin,
             seconds=self.seconds,
             demoted_after_feedbacks=self.demotion,
-            back_after_requests=self.promotion,
+            back_after_requests=self.back,
             share_before=_share(played[self.begin - BEFORE if self.begin > BEFORE else 0 : degraded], self.model),
             share_demoted=None if self.demotion is None else _share(played[demoted:recovered], self.model),
-            share_after=None if self.promotion is None or back is None else _share(played[back + AFTER // 2 :], self.model),
+            share_after=None if self.back is None or back is None else _share(played[back + AFTER // 2 :], self.model),
             lost=self._lost(lost, [each.model for each in lost]),
             lost_if_kept=self._lost(bad, [self.model] * len(bad)),
             events=tuple({"kind": each.kind, "at": each.at - self.begin, "text": each.text} for each in self.happenings),

@@ -140,7 +140,7 @@ def _status(decline: Decline) -> str:
         case Step.RECOVERED:
             return "it is good again, and was not found out yet"
         case Step.BACK | Step.OVER:
-            return "it is back" if decline.promotion is not None else "it is what it was"
+            return "it is back" if decline.back is not None else "it is what it was"
 
 
 def _arms(categories: Sequence[pb.Category], model: str) -> dict[str, pb.Arm]:
@@ -187,6 +187,8 @@ def decline_result(report: DeclineReport) -> list[Text]:
     if after is None:
         first = "not noticed while this was played"
     else:
-        first = f"demoted after {after} feedbacks, " + (f"back after {back} requests" if back is not None else "not back yet")
+        first = f"demoted after {after} feedbacks, " + (
+            f"back after {back} requests" if back is not None else "not back in this time"
+        )
     cost = f"{report.lost:.0f} points of utility lost; {report.lost_if_kept:.0f} with it kept in use"
     return [Text.assemble("a model got worse       ", (first, "bold green")), Text(f"{'':24}{cost}")]

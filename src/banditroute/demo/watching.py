@@ -43,14 +43,6 @@ class Watcher:
         self._thread = threading.Thread(target=self._follow, args=(after,), name="demo-watcher", daemon=True)
         self._thread.start()
 
-    def log_position(self) -> int:
-        """Where the log is now: how many events it has.
-
-        Raises:
-            RequestFailed
-        """
-        return self._client.get_server_info().log_position
-
     def categories(self) -> list[pb.Category]:
         """All of them, as they are believed to be now.
 
