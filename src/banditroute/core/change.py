@@ -105,7 +105,7 @@ def rewarded(
             own = state.pool.of(model).noise
             shift = shift.tested(after[0], known, noise=own + variance, trust=own / (own + KNOWN_BY * variance))
     else:
-        shift = shift.corrected(after[0] - before[0], noise=noise)
+        shift = shift.corrected(after[0] - before[0], noise=noise / shift.kept(told.position))
     return state._replace(shifts={**state.shifts, key: shift})
 
 

@@ -11,10 +11,12 @@ import math
 from typing import NamedTuple
 
 from banditroute.core.drift import GIVEN_UP, Recovery
+from banditroute.core.numerics import exp2
 
 PRIOR_VARIANCE = 0.09
 GROWTH = 0.18 * 0.18 / 2000.0
 """By which the variance of a shift grows from one event of the log to the next."""
+_LOG2_E = 1.4426950408889634
 LEAST_FIRST, MOST_FIRST, FIRST_VARIANCE = 10.0, 60.0, 0.004
 """Probes before the test of recovery: as many as bring the variance of their mean to this, within limits."""
 ERRORS, LEAST_LEVEL, HALF = 1.3, -0.01, 0.5
@@ -88,8 +90,13 @@ class Shift(NamedTuple):
         )
 
     def corrected(self, change: float, *, noise: float) -> Shift:
-        """One observation turned out to be `change` more: exact but for what the variance has grown since."""
-        return self._replace(mean=self.mean + change * self.variance / (self.variance + noise))
+        """One observation turned out to be `change` more: exact where the variance has not grown since."""
+        return self._replace(mean=self.mean + change * min(1.0, self.variance / noise))
+
+    def kept(self, position: int) -> float:
+        """About what is left of the weight of an observation made at `position`, now that the variance has grown, in (0, 1]."""
+        grown = GROWTH * max(0, self.updated - position)
+        return max(1e-9, exp2(-_LOG2_E * grown / self.variance))
 
     def tested(self, value: float, known: float, *, noise: float, trust: float) -> Shift:
         """The test of recovery one probe later.
