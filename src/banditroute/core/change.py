@@ -91,7 +91,10 @@ def rewarded(
         held = state.models.get(model, ModelState())
         row = Row(told.position, told.ordinal, told.time_us, told.category, after, told.z, after[0] - known)
         if first:
-            rows = (*held.rows[-KEPT + 1 :], row)
+            rows = (*held.rows, row)
+            if held.rows and row.position < held.rows[-1].position:  # first judged late
+                rows = tuple(sorted(rows, key=lambda each: each.position))
+            rows = rows[-KEPT:]
         else:
             rows = tuple([row if (old.position, old.category) == (row.position, row.category) else old for old in held.rows])
         return state._replace(models={**state.models, model: held._replace(rows=rows)})
