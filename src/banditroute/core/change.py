@@ -350,6 +350,7 @@ def _contrasted(state: State, told: Told, values: Sequence[tuple[str, str, float
         if open_change(state, name, rival) is not None:
             continue
         references = state.categories[name].references.get(rival, {})
+        asked = shift.rivals_count
         for source, kind, value in values:
             reference = references.get(stream_key(source, kind))
             if reference is not None and reference.size >= LEAST_OF_ARM:
@@ -359,16 +360,15 @@ def _contrasted(state: State, told: Told, values: Sequence[tuple[str, str, float
                     rivals_sum=shift.rivals_sum + gap,
                     rivals_square=shift.rivals_square + gap * gap,
                 )
-        state = state._replace(shifts={**state.shifts, key: shift})
         count = shift.rivals_count
-        if count in CONTRASTS_AT:
+        shift = shift._replace(contrasted=count >= CONTRASTS_AT[-1])
+        state = state._replace(shifts={**state.shifts, key: shift})
+        if any(asked < at <= count for at in CONTRASTS_AT):
             mean = shift.rivals_sum / count
             error = math.sqrt(max(0.0, shift.rivals_square / count - mean * mean) / count)
             if mean <= 0.5 * shift.mean and mean + 2.0 * error < 0.0:
                 why = f"its rivals fell by {-mean:.3f} too: the traffic changed, not the model"
                 state = settled(state, key, told.event, why, notes)
-            elif count == CONTRASTS_AT[-1]:
-                state = state._replace(shifts={**state.shifts, key: shift._replace(contrasted=True)})
     return state
 
 
