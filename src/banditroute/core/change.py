@@ -22,6 +22,7 @@ from banditroute.core.drift import (
     evidence,
     joined,
     observed,
+    source_of,
     stream_key,
     threshold,
 )
@@ -146,7 +147,8 @@ def _observed(state: State, told: Told, key: str, value: float) -> State:
     model, name = told.drawn, told.category
     held = state.models.get(model, ModelState())
     if key not in held.streams and len(held.streams) >= MAX_SOURCES:
-        key = _ELSE
+        source = source_of(key)  # one that is tested apart already stays one source
+        key = stream_key(source, "*") if source in map(source_of, held.streams) else _ELSE
     category = state.categories[name]
     references = category.references.get(model, {})
     stream, reference = observed(held.streams.get(key, Stream()), references.get(key, Reference()), name, value)
