@@ -195,8 +195,8 @@ def _feedback(state: State, event: Event) -> Folded:
         return state._replace(recorded_count=state.recorded_count + 1), ()
     category = state.categories[name]
     position, ordinal, time_us = int(after["position"]), int(after["ordinal"]), int(after["time_us"])
-    if not 0 < ordinal <= 2**53 or not 0 <= time_us <= 2**53:
-        raise ValueError("ordinal or time out of range")
+    if not (0 < position <= 2**53 and 0 < ordinal <= 2**53 and 0 <= time_us <= 2**53):
+        raise ValueError("position, ordinal or time out of range")
     time_us = min(time_us, state.append_time_us)
     category = _rebased(category, category.ageing.place(ordinal=ordinal, time_us=time_us))
     weight = category.ageing.forward_weight(position=position, ordinal=ordinal, time_us=time_us, landmark=category.landmark)
@@ -267,7 +267,7 @@ def _first_values(signals: Mapping[str, Sequence[Any]], before: Mapping[str, Any
         if key not in before and weight > 0.0:
             model, kind, source = key.split(SEPARATOR)
             if model == drawn:
-                found.append((source, kind, value))
+                found.append((source, kind, float(value)))
     return found
 
 
