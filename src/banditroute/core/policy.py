@@ -203,10 +203,13 @@ class View:
         pure = [0.0] * len(ranked)
         for i, share in zip(tried, thompson([worths[i] for i in tried], [seen.spread[places[i]] for i in tried]), strict=True):
             pure[i] = share
-        shares = with_floor(pure, settings.propensity_floor)
-        if not self._unheld:
-            probes |= self._first_looks(shares, lives, probes)
+        if self._unheld:
+            shares = with_floor(pure, settings.propensity_floor)
+        else:
             shares = with_probes(pure, settings.propensity_floor, probes)
+            looks = self._first_looks(shares, lives, probes)
+            if looks:
+                shares = with_probes(pure, settings.propensity_floor, probes | looks)
         eligible = tuple(map(Candidate, names, itertools.repeat(None), means, deviations, costs, worths, shares, lives))
         rows = excluded | dict(zip(places, eligible, strict=True))
         return Plan(
@@ -235,7 +238,7 @@ class View:
         return {i: share * min(1.0, MOST_ALL_PROBES / total) for i, share in found.items()}
 
     def _first_looks(self, shares: Sequence[float], lives: Sequence[Lifecycle], probes: Mapping[int, float]) -> dict[int, float]:
-        """The shares of new models, by rank, where they would have less or more than new models get."""
+        """The shares of new models, by rank, where some would have less or more than new models get."""
         new = [i for i, life in enumerate(lives) if life is Lifecycle.ONBOARDING]
         known = len(shares) - len(new) - len(probes)
         if not new or known < 1:
@@ -243,7 +246,8 @@ class View:
         left = 1.0 - sum(probes.values())
         _, least, most = self._onboarding
         least, most = [min(bound, MOST_ALL_PROBES * left / len(new)) for bound in (least, most)]
-        return {i: min(most, max(least, shares[i] * left)) for i in new if not least <= shares[i] * left <= most}
+        bounded = {i: min(most, max(least, shares[i])) for i in new}
+        return bounded if any(shares[i] != share for i, share in bounded.items()) else {}
 
     def _patience(self, worths: Sequence[float], places: Sequence[int], seen: Outline) -> list[float]:
         """How many looks in flight each arm bears, best first, as `places` are; below 0: exploring it does not pay at all."""
