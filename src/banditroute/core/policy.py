@@ -224,11 +224,12 @@ class View:
 
     def _probes(self, worths: Sequence[float], places: Sequence[int]) -> dict[int, float]:
         """The shares of demoted arms that a live one beats, by rank: about PROBE_SPEND of utility per request, times the
-        evidence of recovery. That is at most 1 in expectation while nothing recovers, so the spend stays."""
+        evidence of recovery. That is at most 1 in expectation while nothing recovers, so the spend stays. Where none is live
+        all serve, but those below their floor only if there are no others."""
         held = [self.arms[place] for place in places]
-        best = next((worth for worth, arm in zip(worths, held, strict=True) if arm.lifecycle not in _PROBED), None)
-        if best is None:
+        if all(arm.recovery == 0.0 for arm in held):
             return {}
+        best = next((worth for worth, arm in zip(worths, held, strict=True) if arm.lifecycle not in _PROBED), -math.inf)
         found = {}
         for i, (worth, arm) in enumerate(zip(worths, held, strict=True)):
             if arm.lifecycle in _PROBED and (worth < best or arm.recovery == 0.0):
