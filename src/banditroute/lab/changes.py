@@ -1,0 +1,223 @@
+"""What the router does about changes, measured: one run of 6,000 requests per case and seed, through the router that serves.
+
+The leader is the model of the highest mean utility over the whole traffic, at a cost weight of 0.1. Whatever happens to it, or to
+a newcomer, begins after a third of the requests, and is over after two thirds where it ends at all. Regret and losses are
+expectations over the router's own draws: its exact propensities times the true gaps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from banditroute.core.policy import LEAST_PROBES, MOST_PROBES, PROBE_SPEND
+from banditroute.lab.happenings import PROMPT, Absent, Course, Degraded, Delivery, Repriced, make_course
+from banditroute.lab.plays import NEVER, Played, Voice, play
+from banditroute.lab.replay import mean_utilities
+from banditroute.lab.source import FloatArray, IntArray, Source
+
+COST_WEIGHT = 0.1
+WINDOW = 100
+"""Requests over which a share of the traffic is averaged, and after which it is judged."""
+FORGETTING: Mapping[str, Any] = {"half_life_count": 231, "min_sources": 8}
+"""The rival: the same router that forgets by .997 a feedback (ln 2 / -ln .997 = 231), and whose detector never alarms
+since it waits for seven more sources."""
+
+Value = float | tuple[float, float]
+"""One seed's figure: a number, NaN where there is none; or the two parts of a ratio, which is taken of their sums."""
+Figures = dict[str, Value]
+
+
+def ranked_models(source: Source) -> list[str]:
+    """By mean utility over the whole traffic, best first."""
+    worth = source.weights @ mean_utilities(source, cost_weight=COST_WEIGHT)
+    return [source.models[k] for k in np.argsort(-worth, kind="stable")]
+
+
+def degradation(
+    source: Source,
+    *,
+    seed: int,
+    requests: int,
+    loss: float,
+    delivery: Delivery = PROMPT,
+    regained_after: Sequence[int] = (400, 500, 1200),
+    rival: bool = True,
+) -> Figures:
+    """The leader gets worse by `loss`, silently, and is as good as ever again after as many requests."""
+    leader = ranked_models(source)[0]
+    k = source.models.index(leader)
+    begin, end = requests // 3, 2 * requests // 3
+    course = make_course(
+        source, [Degraded(model=leader, loss=loss, start=begin, end=end)], requests=requests, seed=seed, cost_weight=COST_WEIGHT
+    )
+    looks_at = {begin, end, *[end + after for after in regained_after]}
+    run = play(course, seed=seed, delivery=delivery, shares_at=looks_at)
+    demoted = [line for line in run.lines if line.kind == "demoted"]
+    found = [line.request for line in demoted if line.model == k and begin <= line.request < end]
+    promoted = [line.request for line in run.lines if line.kind == "promoted" and line.model == k]
+    first = found[0] if found else NEVER
+    losses = expected_losses(course, run)
+    figures: Figures = {
+        "feedbacks_to_demotion": float(_told(run, k, made_from=begin, told_to=min(first, end - 1))),
+        "requests_to_demotion": float(min(first, end) - begin),
+        "undetected": float(not found),
+        "false_demotions": float(len([line for line in demoted if line.model != k or line.request < begin])),
+        "false_promotion": float(any(begin <= request < end for request in promoted)),
+        "share_before": float(run.propensities[begin - WINDOW : begin, k].mean()),
+        "regret": float(losses[begin:end].sum()),
+    }
+    figures |= _after_demotion(course, run, k, first=first, end=end)
+    if rival:
+        other = play(course, seed=seed, delivery=delivery, of_category=FORGETTING)
+        figures["regret_of_forgetting"] = float(expected_losses(course, other)[begin:end].sum())
+        figures["regret_to_forgetting"] = (figures["regret"], figures["regret_of_forgetting"])  # type: ignore[assignment]
+    lost = {step: loss_rate(course, shares, phase=-1) for step, shares in run.shares.items()}
+    for after in regained_after:
+        figures[f"regained_after_{after}"] = (lost[end] - lost[end + after], lost[end] - lost[begin])
+    recovered = [request - end for request in promoted if request >= end]
+    figures["requests_to_promotion"] = float(recovered[0]) if recovered and found else math.nan
+    return figures
+
+
+def _after_demotion(course: Course, run: Played, k: int, *, first: int, end: int) -> Figures:
+    """Of the degraded model: its share from WINDOW requests after the demotion on, where a rival is better, less the share that
+    probes may have there; what it costs from the demotion on, in utility per request."""
+    start = first + WINDOW
+    if first == NEVER or start >= end:
+        return {"share_after": math.nan, "share_over_probes": math.nan, "probe_spend": math.nan}
+    gaps = course.gaps[:, k]
+    window = np.arange(start, min(end, start + WINDOW))
+    beaten = window[gaps[window] > 0.0]
+    shares, spent = run.propensities[:, k], slice(first + 1, end)
+    over = shares[beaten].mean() - np.clip(PROBE_SPEND / gaps[beaten], LEAST_PROBES, MOST_PROBES).mean() if len(beaten) else math.nan
+    return {
+        "share_after": float(shares[window].mean()),
+        "share_over_probes": float(over),
+        "probe_spend": float((shares[spent] * gaps[spent]).mean()),
+    }
+
+
+def standing_firm(source: Source, *, seed: int, requests: int, loss: float) -> Figures:
+    """The leader gets worse by `loss` for good, but no rival is better even then, or there is none."""
+    leader = ranked_models(source)[0]
+    k, begin = source.models.index(leader), requests // 3
+    happens = [Degraded(model=leader, loss=loss, start=begin)]
+    course = make_course(source, happens, requests=requests, seed=seed, cost_weight=COST_WEIGHT)
+    run = play(course, seed=seed)
+    lines = [line for line in run.lines if line.model == k and line.request >= begin]
+    noticed = [line.request for line in lines if line.kind == "degraded"]
+    return {
+        "demotions": float(len([line for line in lines if line.kind == "demoted"])),
+        "noticed": float(bool(noticed)),
+        "feedbacks_to_notice": float(_told(run, k, made_from=begin, told_to=noticed[0])) if noticed else math.nan,
+        "share_before": float(run.propensities[begin - WINDOW : begin, k].mean()),
+        "least_share": float(_smoothed(run.propensities[begin:, k]).min()),
+    }
+
+
+def arrival(source: Source, *, seed: int, requests: int, best: bool) -> Figures:
+    """The best, or the worst, model is added by a reload after a third of the requests."""
+    ranks = ranked_models(source)
+    newcomer = ranks[0] if best else ranks[-1]
+    k, begin = source.models.index(newcomer), requests // 3
+    happens = [Absent(model=newcomer, end=begin)]
+    course = make_course(source, happens, requests=requests, seed=seed, cost_weight=COST_WEIGHT)
+    grid = list(range(begin, min(requests, begin + 1000), 5))
+    run = play(course, seed=seed, shares_at=grid)
+    traffic = [float(source.weights @ run.shares[step][:, k]) for step in grid]
+    looks = np.cumsum(run.picks[begin:] == k)
+    late = run.propensities[2 * requests // 3 :]
+    final = float(late[:, k].mean())
+    figures: Figures = {"final_share": final}
+    if best:
+        reached = [step - begin for step, share in zip(grid, traffic, strict=True) if share >= 0.5 * final]
+        figures["requests_to_half"] = float(reached[0]) if reached else math.inf
+        final_costs = _final_costs_usd(course, run)
+        costs = (run.propensities * source.mean_costs_usd[course.stream.categories]).sum(axis=1)
+        losses = expected_losses(course, run)
+        for count in (WINDOW, requests // 3):
+            part = slice(begin, begin + count)
+            figures[f"extra_spend_over_{count}"] = (
+                float(costs[part].sum() - final_costs[part].sum()),
+                float(final_costs[part].sum()),
+            )
+            figures[f"regret_over_{count}"] = float(losses[part].sum())
+    else:
+        above = [step - begin for step, share in zip(grid, traffic, strict=True) if share >= 0.01]
+        last = above[-1] + 5 if above else 0
+        figures["looks_until_below_1_percent"] = float(looks[last - 1]) if last else 0.0
+        figures["looks_in_all"] = float(looks[-1])
+    return figures
+
+
+def _final_costs_usd(course: Course, run: Played) -> FloatArray:
+    """What each request would cost at the shares that its category had in the last third; shape (requests,)."""
+    categories, third = course.stream.categories, 2 * course.requests // 3
+    by_category = np.zeros(len(course.source.categories))
+    for c in range(len(by_category)):
+        late = np.flatnonzero(categories[third:] == c) + third
+        shares = run.propensities[late].mean(axis=0) if len(late) else run.propensities[third:].mean(axis=0)
+        by_category[c] = float(shares @ course.source.mean_costs_usd[c])
+    return np.asarray(by_category[categories], dtype=np.float64)
+
+
+def dearer(source: Source, *, seed: int, requests: int, factor: float) -> Figures:
+    """The leader's price is `factor` times as high from a reload on."""
+    leader = ranked_models(source)[0]
+    k, begin = source.models.index(leader), requests // 3
+    happens = [Repriced(model=leader, factor=factor, start=begin)]
+    course = make_course(source, happens, requests=begin + 1, seed=seed, cost_weight=COST_WEIGHT)
+    run = play(course, seed=seed, shares_at={begin - 1, begin})
+    before, after = run.shares[begin - 1], run.shares[begin]
+    return {
+        "share_before": float(source.weights @ before[:, k]),
+        "share_on_next_request": float(source.weights @ after[:, k]),
+        "loss_before": loss_rate(course, before, phase=0),
+        "loss_had_it_stayed": loss_rate(course, before, phase=1),
+        "loss_on_next_request": loss_rate(course, after, phase=1),
+    }
+
+
+def slander(source: Source, *, seed: int, requests: int, min_sources: int) -> Figures:
+    """Beside the honest source another one calls everything that the leader does worthless, from a third of the requests on."""
+    k, begin = source.models.index(ranked_models(source)[0]), requests // 3
+    course = make_course(source, requests=requests, seed=seed, cost_weight=COST_WEIGHT)
+    voice = Voice(source="adversary", model=k, score=0.0, start=begin)
+    run = play(course, seed=seed, voice=voice, of_category={"min_sources": min_sources})
+    lines = [line for line in run.lines if line.model == k and line.request >= begin]
+    return {
+        "demotions": float(len([line for line in lines if line.kind == "demoted"])),
+        "alarms": float(len([line for line in lines if line.kind in ("demoted", "degraded")])),
+        "share_before": float(run.propensities[begin - WINDOW : begin, k].mean()),
+        "share_at_end": float(run.propensities[-WINDOW:, k].mean()),
+    }
+
+
+# --- what is measured ------------------------------------------------------------------------------
+
+
+def expected_losses(course: Course, run: Played) -> FloatArray:
+    """Of each request what the router loses by its shares against the best model present, in utility; shape (requests,)."""
+    gaps = np.where(run.propensities > 0.0, course.gaps, 0.0)
+    return np.asarray((run.propensities * gaps).sum(axis=1), dtype=np.float64)
+
+
+def loss_rate(course: Course, shares: FloatArray, *, phase: int) -> float:
+    """What these shares (categories, models) lose per request in a phase, over the whole traffic."""
+    utilities = course.phases[phase].utilities
+    gaps = utilities.max(axis=1, keepdims=True) - utilities
+    return float(course.source.weights @ (shares * np.where(shares > 0.0, gaps, 0.0)).sum(axis=1))
+
+
+def _told(run: Played, model: int, *, made_from: int, told_to: int) -> int:
+    """First feedbacks of a model, of requests from `made_from` on, that came after request `told_to` or before."""
+    mine: IntArray = run.told_at[made_from:][run.picks[made_from:] == model]
+    return int((mine <= told_to).sum())
+
+
+def _smoothed(shares: FloatArray) -> FloatArray:
+    return np.convolve(shares, np.full(WINDOW, 1.0 / WINDOW), mode="valid")
