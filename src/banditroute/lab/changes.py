@@ -17,14 +17,23 @@ from banditroute.core.policy import LEAST_PROBES, MOST_PROBES, PROBE_SPEND
 from banditroute.lab.happenings import PROMPT, Absent, Course, Degraded, Delivery, Repriced, make_course
 from banditroute.lab.plays import NEVER, Played, Voice, play
 from banditroute.lab.replay import mean_utilities
+from banditroute.lab.router_policy import SECONDS_PER_REQUEST
 from banditroute.lab.source import FloatArray, IntArray, Source
 
 COST_WEIGHT = 0.1
 WINDOW = 100
 """Requests over which a share of the traffic is averaged, and after which it is judged."""
-FORGETTING: Mapping[str, Any] = {"half_life_count": 231, "min_sources": 8}
-"""The rival: the same router that forgets by .997 a feedback (ln 2 / -ln .997 = 231), and whose detector never alarms
-since it waits for seven more sources."""
+ADOPTION, GRID = 1000, 5
+"""Requests within which a newcomer is followed, and how often its share is taken."""
+LITTLE = 0.01
+NO_DETECTOR: Mapping[str, Any] = {"min_sources": 8}
+"""A category whose only source is never enough for an alarm."""
+FORGETTING: Mapping[str, Mapping[str, Any]] = {
+    "forgetting": {"half_life_count": 231, **NO_DETECTOR},
+    "forgetting_by_time": {"half_life_s": 231 * SECONDS_PER_REQUEST, **NO_DETECTOR},
+}
+"""The rivals: the same router without its detector, which forgets by .997 with every feedback of the category, or with every
+request of the stream (ln 2 / -ln .997 = 231)."""
 
 Value = float | tuple[float, float]
 """One seed's figure: a number, NaN where there is none; or the two parts of a ratio, which is taken of their sums."""
@@ -45,7 +54,7 @@ def degradation(
     loss: float,
     delivery: Delivery = PROMPT,
     regained_after: Sequence[int] = (400, 500, 1200),
-    rival: bool = True,
+    rivals: bool = True,
 ) -> Figures:
     """The leader gets worse by `loss`, silently, and is as good as ever again after as many requests."""
     leader = ranked_models(source)[0]
@@ -71,10 +80,9 @@ def degradation(
         "regret": float(losses[begin:end].sum()),
     }
     figures |= _after_demotion(course, run, k, first=first, end=end)
-    if rival:
-        other = play(course, seed=seed, delivery=delivery, of_category=FORGETTING)
-        figures["regret_of_forgetting"] = float(expected_losses(course, other)[begin:end].sum())
-        figures["regret_to_forgetting"] = (figures["regret"], figures["regret_of_forgetting"])  # type: ignore[assignment]
+    for name, config in FORGETTING.items() if rivals else ():
+        other = play(course, seed=seed, delivery=delivery, of_category=config)
+        figures[f"regret_to_{name}"] = (float(losses[begin:end].sum()), float(expected_losses(course, other)[begin:end].sum()))
     lost = {step: loss_rate(course, shares, phase=-1) for step, shares in run.shares.items()}
     for after in regained_after:
         figures[f"regained_after_{after}"] = (lost[end] - lost[end + after], lost[end] - lost[begin])
@@ -120,49 +128,54 @@ def standing_firm(source: Source, *, seed: int, requests: int, loss: float) -> F
 
 
 def arrival(source: Source, *, seed: int, requests: int, best: bool) -> Figures:
-    """The best, or the worst, model is added by a reload after a third of the requests."""
+    """The best, or the worst, model is added by a reload after a third of the requests.
+
+    Extra spend is what the first WINDOW requests cost beyond what they would have cost at the shares before the arrival or at
+    those of the last third, request for request whichever is dearer.
+    """
     ranks = ranked_models(source)
     newcomer = ranks[0] if best else ranks[-1]
     k, begin = source.models.index(newcomer), requests // 3
     happens = [Absent(model=newcomer, end=begin)]
     course = make_course(source, happens, requests=requests, seed=seed, cost_weight=COST_WEIGHT)
-    grid = list(range(begin, min(requests, begin + 1000), 5))
-    run = play(course, seed=seed, shares_at=grid)
-    traffic = [float(source.weights @ run.shares[step][:, k]) for step in grid]
+    grid = list(range(begin, min(requests, begin + ADOPTION), GRID))
+    run = play(course, seed=seed, shares_at={begin - 1, *grid})
+    traffic = np.array([source.weights @ run.shares[step][:, k] for step in grid])
     looks = np.cumsum(run.picks[begin:] == k)
-    late = run.propensities[2 * requests // 3 :]
-    final = float(late[:, k].mean())
-    figures: Figures = {"final_share": final}
-    if best:
-        reached = [step - begin for step, share in zip(grid, traffic, strict=True) if share >= 0.5 * final]
-        figures["requests_to_half"] = float(reached[0]) if reached else math.inf
-        final_costs = _final_costs_usd(course, run)
-        costs = (run.propensities * source.mean_costs_usd[course.stream.categories]).sum(axis=1)
-        losses = expected_losses(course, run)
-        for count in (WINDOW, requests // 3):
-            part = slice(begin, begin + count)
-            figures[f"extra_spend_over_{count}"] = (
-                float(costs[part].sum() - final_costs[part].sum()),
-                float(final_costs[part].sum()),
-            )
-            figures[f"regret_over_{count}"] = float(losses[part].sum())
-    else:
-        above = [step - begin for step, share in zip(grid, traffic, strict=True) if share >= 0.01]
-        last = above[-1] + 5 if above else 0
-        figures["looks_until_below_1_percent"] = float(looks[last - 1]) if last else 0.0
-        figures["looks_in_all"] = float(looks[-1])
-    return figures
+    final = float(run.propensities[2 * requests // 3 :, k].mean())
+    if not best:
+        above = np.flatnonzero(traffic >= LITTLE)
+        until = GRID * (int(above[-1]) + 1) if len(above) else 0
+        return {
+            "looks_until_below_1_percent": float(looks[until - 1]) if until else 0.0,
+            "looks_in_all": float(looks[-1]),
+            "final_share": final,
+        }
+    reached = np.flatnonzero(traffic >= 0.5 * final)
+    adopted = final >= LITTLE
+    part = slice(begin, begin + WINDOW)
+    costs = (run.propensities * source.mean_costs_usd[course.stream.categories]).sum(axis=1)[part]
+    usual = np.maximum(_costs_usd(course, run.shares[begin - 1]), _costs_usd(course, _late_shares(course, run)))[part]
+    return {
+        "requests_to_half": float(GRID * reached[0]) if adopted and len(reached) else float(ADOPTION),
+        "not_adopted": float(not adopted),
+        "extra_spend": (float(costs.sum() - usual.sum()), float(usual.sum())),
+        "regret_over_100": float(expected_losses(course, run)[part].sum()),
+        "final_share": final,
+    }
 
 
-def _final_costs_usd(course: Course, run: Played) -> FloatArray:
-    """What each request would cost at the shares that its category had in the last third; shape (requests,)."""
-    categories, third = course.stream.categories, 2 * course.requests // 3
-    by_category = np.zeros(len(course.source.categories))
-    for c in range(len(by_category)):
-        late = np.flatnonzero(categories[third:] == c) + third
-        shares = run.propensities[late].mean(axis=0) if len(late) else run.propensities[third:].mean(axis=0)
-        by_category[c] = float(shares @ course.source.mean_costs_usd[c])
-    return np.asarray(by_category[categories], dtype=np.float64)
+def _late_shares(course: Course, run: Played) -> FloatArray:
+    """Mean shares by category in the last third; shape (categories, models)."""
+    third = 2 * course.requests // 3
+    categories, shares = course.stream.categories[third:], run.propensities[third:]
+    rows = [categories == c for c in range(len(course.source.categories))]
+    return np.stack([(shares[row] if row.any() else shares).mean(axis=0) for row in rows])
+
+
+def _costs_usd(course: Course, shares: FloatArray) -> FloatArray:
+    """What each request costs at these shares by category; shape (requests,)."""
+    return np.asarray((shares * course.source.mean_costs_usd).sum(axis=1)[course.stream.categories], dtype=np.float64)
 
 
 def dearer(source: Source, *, seed: int, requests: int, factor: float) -> Figures:

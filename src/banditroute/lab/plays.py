@@ -30,7 +30,8 @@ class Line(NamedTuple):
 
 
 class Voice(NamedTuple):
-    """Another source of feedback: it gives the same score to whatever `model` served from request `start` on."""
+    """Another source of feedback, never late: it says what is true, but from request `start` on gives `score` to all that
+    `model` served."""
 
     source: str
     model: int
@@ -100,8 +101,9 @@ def play(
                 cost_usd = float(stream.costs_usd[letter.request, letter.model])
                 score = float(stream.scores[letter.scored, letter.model])
                 policy.tell(letter.decision_id, score=score, cost_usd=cost_usd)
-            if voice is not None and step >= voice.start and model == voice.model:
-                policy.tell(decision.id, score=voice.score, source=voice.source)
+            if voice is not None:
+                lies = step >= voice.start and model == voice.model
+                policy.tell(decision.id, score=voice.score if lies else float(stream.scores[step, model]), source=voice.source)
         lines = tuple([_line(row) for row in policy.journal() if "model" in row.body])
     return Played(picks, told_at, propensities, shares, lines)
 
