@@ -8,7 +8,7 @@ expectations over the router's own draws: its exact propensities times the true 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ WINDOW = 100
 ADOPTION, GRID = 1000, 5
 """Requests within which a newcomer is followed, and how often its share is taken."""
 LITTLE = 0.01
+REGAINED_AFTER = (400, 500, 600, 1200, 1800)
 NO_DETECTOR: Mapping[str, Any] = {"min_sources": 8}
 """A category whose only source is never enough for an alarm."""
 FORGETTING: Mapping[str, Mapping[str, Any]] = {
@@ -47,48 +48,52 @@ def ranked_models(source: Source) -> list[str]:
 
 
 def degradation(
-    source: Source,
-    *,
-    seed: int,
-    requests: int,
-    loss: float,
-    delivery: Delivery = PROMPT,
-    regained_after: Sequence[int] = (400, 500, 1200),
-    rivals: bool = True,
+    source: Source, *, seed: int, requests: int, loss: float, delivery: Delivery = PROMPT, rivals: bool = True
 ) -> Figures:
-    """The leader gets worse by `loss`, silently, and is as good as ever again after as many requests."""
+    """The leader gets worse by `loss`, silently, and is as good as ever again after as many requests.
+
+    Where it is never demoted, `feedbacks_to_demotion` counts all that there were.
+    """
     leader = ranked_models(source)[0]
     k = source.models.index(leader)
     begin, end = requests // 3, 2 * requests // 3
-    course = make_course(
-        source, [Degraded(model=leader, loss=loss, start=begin, end=end)], requests=requests, seed=seed, cost_weight=COST_WEIGHT
-    )
-    looks_at = {begin, end, *[end + after for after in regained_after]}
-    run = play(course, seed=seed, delivery=delivery, shares_at=looks_at)
-    demoted = [line for line in run.lines if line.kind == "demoted"]
-    found = [line.request for line in demoted if line.model == k and begin <= line.request < end]
-    promoted = [line.request for line in run.lines if line.kind == "promoted" and line.model == k]
+    happens = [Degraded(model=leader, loss=loss, start=begin, end=end)]
+    course = make_course(source, happens, requests=requests, seed=seed, cost_weight=COST_WEIGHT)
+    regained_after = [after for after in REGAINED_AFTER if end + after < requests]
+    run = play(course, seed=seed, delivery=delivery, shares_at={begin, end, *[end + after for after in regained_after]})
+    mine = [line for line in run.lines if line.model == k]
+    found = [line.request for line in mine if line.kind == "demoted" and begin <= line.request < end]
+    promoted = [line.request for line in mine if line.kind == "promoted"]
     first = found[0] if found else NEVER
-    losses = expected_losses(course, run)
+    regret = float(expected_losses(course, run)[begin:end].sum())
     figures: Figures = {
         "feedbacks_to_demotion": float(_told(run, k, made_from=begin, told_to=min(first, end - 1))),
         "requests_to_demotion": float(min(first, end) - begin),
         "undetected": float(not found),
-        "false_demotions": float(len([line for line in demoted if line.model != k or line.request < begin])),
-        "false_promotion": float(any(begin <= request < end for request in promoted)),
+        "false_demotions_per_million": (
+            1e6 * _false_alarms(run, k, begin, end + delivery.late),
+            float((run.told_at < NEVER).sum()),
+        ),
         "share_before": float(run.propensities[begin - WINDOW : begin, k].mean()),
-        "regret": float(losses[begin:end].sum()),
+        **_after_demotion(course, run, k, first=first, end=end),
+        "regret": regret,
     }
-    figures |= _after_demotion(course, run, k, first=first, end=end)
     for name, config in FORGETTING.items() if rivals else ():
         other = play(course, seed=seed, delivery=delivery, of_category=config)
-        figures[f"regret_to_{name}"] = (float(losses[begin:end].sum()), float(expected_losses(course, other)[begin:end].sum()))
+        figures[f"regret_to_{name}"] = (regret, float(expected_losses(course, other)[begin:end].sum()))
+    figures["false_promotion"] = float(any(begin <= request < end for request in promoted))
+    recovered = [request - end for request in promoted if request >= end]
+    figures["requests_to_promotion"] = float(recovered[0]) if recovered else math.nan
     lost = {step: loss_rate(course, shares, phase=-1) for step, shares in run.shares.items()}
     for after in regained_after:
         figures[f"regained_after_{after}"] = (lost[end] - lost[end + after], lost[end] - lost[begin])
-    recovered = [request - end for request in promoted if request >= end]
-    figures["requests_to_promotion"] = float(recovered[0]) if recovered and found else math.nan
     return figures
+
+
+def _false_alarms(run: Played, k: int, begin: int, end: int) -> int:
+    """Alarms that demoted a model which was as good as ever: any but `k` between `begin` and `end`."""
+    alarms = [line for line in run.lines if line.kind == "demoted" and "formerly_demoted_in" not in line.body]
+    return len([line for line in alarms if line.model != k or not begin <= line.request < end])
 
 
 def _after_demotion(course: Course, run: Played, k: int, *, first: int, end: int) -> Figures:
@@ -96,16 +101,18 @@ def _after_demotion(course: Course, run: Played, k: int, *, first: int, end: int
     probes may have there; what it costs from the demotion on, in utility per request."""
     start = first + WINDOW
     if first == NEVER or start >= end:
-        return {"share_after": math.nan, "share_over_probes": math.nan, "probe_spend": math.nan}
+        return {"share_after": math.nan, "share_over_probes": math.nan, "spent_on_probes": math.nan}
     gaps = course.gaps[:, k]
     window = np.arange(start, min(end, start + WINDOW))
     beaten = window[gaps[window] > 0.0]
     shares, spent = run.propensities[:, k], slice(first + 1, end)
-    over = shares[beaten].mean() - np.clip(PROBE_SPEND / gaps[beaten], LEAST_PROBES, MOST_PROBES).mean() if len(beaten) else math.nan
+    over = (
+        shares[beaten].mean() - np.clip(PROBE_SPEND / gaps[beaten], LEAST_PROBES, MOST_PROBES).mean() if len(beaten) else math.nan
+    )
     return {
         "share_after": float(shares[window].mean()),
         "share_over_probes": float(over),
-        "probe_spend": float((shares[spent] * gaps[spent]).mean()),
+        "spent_on_probes": float((shares[spent] * gaps[spent]).mean()),
     }
 
 
@@ -122,8 +129,10 @@ def standing_firm(source: Source, *, seed: int, requests: int, loss: float) -> F
         "demotions": float(len([line for line in lines if line.kind == "demoted"])),
         "noticed": float(bool(noticed)),
         "feedbacks_to_notice": float(_told(run, k, made_from=begin, told_to=noticed[0])) if noticed else math.nan,
-        "share_before": float(run.propensities[begin - WINDOW : begin, k].mean()),
-        "least_share": float(_smoothed(run.propensities[begin:, k]).min()),
+        "share_kept": (
+            float(_smoothed(run.propensities[begin:, k]).min()),
+            float(run.propensities[begin - WINDOW : begin, k].mean()),
+        ),
     }
 
 
@@ -186,9 +195,11 @@ def dearer(source: Source, *, seed: int, requests: int, factor: float) -> Figure
     course = make_course(source, happens, requests=begin + 1, seed=seed, cost_weight=COST_WEIGHT)
     run = play(course, seed=seed, shares_at={begin - 1, begin})
     before, after = run.shares[begin - 1], run.shares[begin]
+    was, now = float(source.weights @ before[:, k]), float(source.weights @ after[:, k])
     return {
-        "share_before": float(source.weights @ before[:, k]),
-        "share_on_next_request": float(source.weights @ after[:, k]),
+        "share_before": was,
+        "share_on_next_request": now,
+        "moved_on_next_request": (was - now, was),
         "loss_before": loss_rate(course, before, phase=0),
         "loss_had_it_stayed": loss_rate(course, before, phase=1),
         "loss_on_next_request": loss_rate(course, after, phase=1),

@@ -85,7 +85,9 @@ class Absent:
         return source
 
     def present(self, source: Source) -> BoolArray:
-        return np.arange(len(source.models)) != _index(source, self.model)
+        present = np.ones(len(source.models), dtype=bool)
+        present[_index(source, self.model)] = False
+        return present
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,9 +183,7 @@ class Course:
         return np.asarray(utilities.max(axis=1, keepdims=True) - utilities, dtype=np.float64)
 
 
-def make_course(
-    source: Source, happenings: Sequence[Happening] = (), *, requests: int, seed: int, cost_weight: float
-) -> Course:
+def make_course(source: Source, happenings: Sequence[Happening] = (), *, requests: int, seed: int, cost_weight: float) -> Course:
     """The requests of a seed as they come under the happenings, which add up where they overlap, in their order.
 
     Utility is score - cost_weight * cost / the unchanged source's cost reference. Without happenings the requests are those

@@ -116,9 +116,7 @@ class _Letter(NamedTuple):
     first: bool
 
 
-def _post(
-    letters: dict[int, list[_Letter]], mail: Mail, delivery: Delivery, step: int, model: int, decision_id: str
-) -> None:
+def _post(letters: dict[int, list[_Letter]], mail: Mail, delivery: Delivery, step: int, model: int, decision_id: str) -> None:
     if not mail.comes[step]:
         return
     scored = int(mail.first_told[step])
