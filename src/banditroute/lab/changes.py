@@ -74,7 +74,7 @@ def degradation(
             1e6 * _false_alarms(run, k, begin, end + delivery.late),
             float((run.told_at < NEVER).sum()),
         ),
-        "share_before": float(run.propensities[begin - WINDOW : begin, k].mean()),
+        "share_before": float(run.propensities[max(0, begin - WINDOW) : begin, k].mean()),
         **_after_demotion(course, run, k, first=first, end=end),
         "regret": regret,
     }
@@ -131,7 +131,7 @@ def standing_firm(source: Source, *, seed: int, requests: int, loss: float) -> F
         "feedbacks_to_notice": float(_told(run, k, made_from=begin, told_to=noticed[0])) if noticed else math.nan,
         "share_kept": (
             float(_smoothed(run.propensities[begin:, k]).min()),
-            float(run.propensities[begin - WINDOW : begin, k].mean()),
+            float(run.propensities[max(0, begin - WINDOW) : begin, k].mean()),
         ),
     }
 
@@ -216,7 +216,7 @@ def slander(source: Source, *, seed: int, requests: int, min_sources: int) -> Fi
     return {
         "demotions": float(len([line for line in lines if line.kind == "demoted"])),
         "alarms": float(len([line for line in lines if line.kind in ("demoted", "degraded")])),
-        "share_before": float(run.propensities[begin - WINDOW : begin, k].mean()),
+        "share_before": float(run.propensities[max(0, begin - WINDOW) : begin, k].mean()),
         "share_at_end": float(run.propensities[-WINDOW:, k].mean()),
     }
 
@@ -244,4 +244,5 @@ def _told(run: Played, model: int, *, made_from: int, told_to: int) -> int:
 
 
 def _smoothed(shares: FloatArray) -> FloatArray:
-    return np.convolve(shares, np.full(WINDOW, 1.0 / WINDOW), mode="valid")
+    width = min(WINDOW, len(shares))
+    return np.convolve(shares, np.full(width, 1.0 / width), mode="valid")
