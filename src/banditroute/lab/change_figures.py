@@ -23,7 +23,7 @@ from banditroute.lab.source import Source
 
 JUDGED, BINARY, SIMULATED = "paretobandit_k4_val", "mmlu_pro", "mmlu_pro (environment)"
 """The sources that the caller brings: recorded judge-like and 0/1 scores, and the environment made from the latter."""
-FAR_AHEAD, ALONE = "leader far ahead", "one model"
+BINARY_WORLD, FAR_AHEAD, ALONE = "0/1 world", "leader far ahead", "one model"
 
 Statistic = Literal["mean", "p5", "p95", "least", "most"]
 Progress = Callable[[int, int], None]
@@ -78,7 +78,7 @@ _TO_DEMOTION, _TO_HALF = "feedbacks_to_demotion", "requests_to_half"
 _ADOPTED = (Bar(_TO_HALF, "mean", 100.0), Bar("extra_spend", "mean", 0.01))
 _LEFT = (Bar("looks_until_below_1_percent", "p95", 30.0),)
 _UNMOVED = (Bar("demotions", "most", 0.0), Bar("share_kept", "mean", 0.95, at_least=True))
-_MOVED = (Bar("moved_on_next_request", "least", 0.5, at_least=True),)
+_MOVED = (Bar("moved_on_next_request", "mean", 0.5, at_least=True),)
 _UNBLAMED = (Bar("demotions", "most", 0.0),)
 
 CASES = (
@@ -86,9 +86,10 @@ CASES = (
     _degradation("judged-0.50", JUDGED, 0.5, 500),
     _degradation("binary-0.18", BINARY, 0.18, 1200, Bar(_TO_DEMOTION, "mean", 220.0), Bar(_TO_DEMOTION, "p95", 520.0)),
     _degradation("binary-0.50", BINARY, 0.5, 500),
-    _degradation("binary-true-0.18", SIMULATED, 0.18, 1200, Bar(_TO_DEMOTION, "mean", 130.0)),
+    _degradation("binary-true-0.18", BINARY_WORLD, 0.18, 1200, Bar(_TO_DEMOTION, "mean", 130.0)),
+    _degradation("harder-true-0.18", SIMULATED, 0.18, 1200, Bar(_TO_DEMOTION, "mean", 130.0)),
     _dirty("judged-0.18", JUDGED, 600),
-    _dirty("binary-true-0.18", SIMULATED, 1800),
+    _dirty("binary-true-0.18", BINARY_WORLD, 1800),
     Case("unbeaten", FAR_AHEAD, partial(standing_firm, loss=0.18), _UNMOVED),
     Case("last-model", ALONE, partial(standing_firm, loss=1.0), (*_UNMOVED, Bar("noticed", "mean", 1.0, at_least=True))),
     Case("judged-arrival-best", JUDGED, partial(arrival, best=True), _ADOPTED),
@@ -105,17 +106,24 @@ CASES = (
 
 
 def built_sources() -> dict[str, Source]:
-    """Worlds of 0/1 scores that the cases bring along: one where the leader stays best, one without a rival."""
-    return {FAR_AHEAD: _world(FAR_AHEAD, (0.9, 0.5, 0.45)), ALONE: _world(ALONE, (0.8,))}
+    """Worlds of 0/1 scores that the cases bring along: one where a leader at .85 has rivals close behind, one where it stays
+    best, one without a rival. Their four categories differ in difficulty."""
+    means = {BINARY_WORLD: (0.85, 0.79, 0.7, 0.5), FAR_AHEAD: (0.9, 0.5, 0.45), ALONE: (0.8,)}
+    return {name: _world(name, each) for name, each in means.items()}
 
 
-def _world(name: str, means: Sequence[float], categories: int = 4) -> Environment:
-    models = {
-        f"model-{k + 1}": {"score": {"kind": "binary", "mean": mean}, "cost_usd": {"mean": 0.001, "sd": 0.0}}
-        for k, mean in enumerate(means)
+def _world(name: str, means: Sequence[float]) -> Environment:
+    categories = {
+        f"category-{c + 1}": {
+            "weight": 0.25,
+            "models": {
+                f"model-{k + 1}": {"score": {"kind": "binary", "mean": mean + ease}, "cost_usd": {"mean": 0.001, "sd": 0.0}}
+                for k, mean in enumerate(means)
+            },
+        }
+        for c, ease in enumerate((-0.06, -0.02, 0.02, 0.06))
     }
-    each = {f"category-{c + 1}": {"weight": 1.0 / categories, "models": models} for c in range(categories)}
-    return Environment(EnvironmentSpec.model_validate({"name": name, "categories": each}))
+    return Environment(EnvironmentSpec.model_validate({"name": name, "categories": categories}))
 
 
 # --- over seeds ------------------------------------------------------------------------------------

@@ -65,7 +65,8 @@ def degradation(
     found = [line.request for line in mine if line.kind == "demoted" and begin <= line.request < end]
     promoted = [line.request for line in mine if line.kind == "promoted"]
     first = found[0] if found else NEVER
-    regret = float(expected_losses(course, run)[begin:end].sum())
+    losses, lost_on_leader = expected_losses(course, run), run.propensities[:, k] * course.gaps[:, k]
+    regret = float(losses[begin:end].sum())
     figures: Figures = {
         "feedbacks_to_demotion": float(_told(run, k, made_from=begin, told_to=min(first, end - 1))),
         "requests_to_demotion": float(min(first, end) - begin),
@@ -77,6 +78,8 @@ def degradation(
         "share_before": float(run.propensities[max(0, begin - WINDOW) : begin, k].mean()),
         **_after_demotion(course, run, k, first=first, end=end),
         "regret": regret,
+        "regret_until_demotion": float(losses[begin : min(first + 1, end)].sum()),
+        "regret_on_rivals_afterwards": float((losses - lost_on_leader)[min(first + 1, end) : end].sum()),
     }
     for name, config in FORGETTING.items() if rivals else ():
         other = play(course, seed=seed, delivery=delivery, of_category=config)
@@ -139,8 +142,8 @@ def standing_firm(source: Source, *, seed: int, requests: int, loss: float) -> F
 def arrival(source: Source, *, seed: int, requests: int, best: bool) -> Figures:
     """The best, or the worst, model is added by a reload after a third of the requests.
 
-    Extra spend is what the first WINDOW requests cost beyond what they would have cost at the shares before the arrival or at
-    those of the last third, request for request whichever is dearer.
+    Extra spend is what the second third of the requests, or its first WINDOW, cost beyond what they would have cost at the
+    shares before the arrival or at those of the last third, request for request whichever is dearer.
     """
     ranks = ranked_models(source)
     newcomer = ranks[0] if best else ranks[-1]
@@ -162,14 +165,15 @@ def arrival(source: Source, *, seed: int, requests: int, best: bool) -> Figures:
         }
     reached = np.flatnonzero(traffic >= 0.5 * final)
     adopted = final >= LITTLE
-    part = slice(begin, begin + WINDOW)
-    costs = (run.propensities * source.mean_costs_usd[course.stream.categories]).sum(axis=1)[part]
-    usual = np.maximum(_costs_usd(course, run.shares[begin - 1]), _costs_usd(course, _late_shares(course, run)))[part]
+    first, third = slice(begin, begin + WINDOW), slice(begin, 2 * requests // 3)
+    costs = (run.propensities * source.mean_costs_usd[course.stream.categories]).sum(axis=1)
+    usual = np.maximum(_costs_usd(course, run.shares[begin - 1]), _costs_usd(course, _late_shares(course, run)))
     return {
         "requests_to_half": float(GRID * reached[0]) if adopted and len(reached) else float(ADOPTION),
         "not_adopted": float(not adopted),
-        "extra_spend": (float(costs.sum() - usual.sum()), float(usual.sum())),
-        "regret_over_100": float(expected_losses(course, run)[part].sum()),
+        "extra_spend": (float((costs - usual)[third].sum()), float(usual[third].sum())),
+        "extra_spend_at_first": (float((costs - usual)[first].sum()), float(usual[first].sum())),
+        "regret_at_first": float(expected_losses(course, run)[first].sum()),
         "final_share": final,
     }
 
