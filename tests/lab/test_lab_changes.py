@@ -19,6 +19,7 @@ from banditroute.lab.changes import (
     degradation,
     expected_losses,
     loss_rate,
+    outage,
     ranked_models,
     slander,
     standing_firm,
@@ -78,6 +79,12 @@ def test_a_model_that_nothing_rivals_stays_and_is_noticed() -> None:
     assert 0.0 < found["feedbacks_to_notice"] < 60.0
 
 
+def test_the_only_model_serves_though_it_is_down() -> None:
+    found = numbers(outage(world(0.8), seed=0, requests=150))
+    assert found["served"] == found["warned"] == 1.0
+    assert 1.0 <= found["calls_to_warning"] < 20.0
+
+
 def test_newcomers_are_adopted_or_left() -> None:
     source = world(0.9, 0.75, 0.4)
     best = numbers(arrival(source, seed=0, requests=JUDGED, best=True))
@@ -135,8 +142,8 @@ def test_the_number_of_processes_changes_nothing() -> None:
 
 
 def test_every_case_has_its_bars_among_its_figures() -> None:
-    source = world(0.9, 0.8, sd=None)
     for case in CASES:
+        source = world(0.8, sd=None) if case.source == ALONE else world(0.9, 0.8, sd=None)
         figures = case.measure(source, seed=0, requests=60)
         late = {bar.figure for bar in case.bars if bar.figure.startswith("regained_after_")}
         assert {bar.figure for bar in case.bars} - late <= figures.keys()

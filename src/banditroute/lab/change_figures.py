@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from banditroute.lab.changes import Figures, Value, arrival, dearer, degradation, slander, standing_firm
+from banditroute.lab.changes import Figures, Value, arrival, dearer, degradation, outage, slander, standing_firm
 from banditroute.lab.environments import Environment, EnvironmentSpec
 from banditroute.lab.happenings import DIRTY
 from banditroute.lab.results import bounds, defined, ratio
@@ -92,6 +92,9 @@ CASES = (
     _dirty("binary-true-0.18", BINARY_WORLD, 1800),
     Case("unbeaten", FAR_AHEAD, partial(standing_firm, loss=0.18), _UNMOVED),
     Case("last-model", ALONE, partial(standing_firm, loss=1.0), (*_UNMOVED, Bar("noticed", "mean", 1.0, at_least=True))),
+    Case(
+        "last-model-down", ALONE, outage, (Bar("served", "least", 1.0, at_least=True), Bar("warned", "least", 1.0, at_least=True))
+    ),
     Case("judged-arrival-best", JUDGED, partial(arrival, best=True), _ADOPTED),
     Case("binary-arrival-best", BINARY, partial(arrival, best=True), _ADOPTED),
     Case("judged-arrival-worst", JUDGED, partial(arrival, best=False), _LEFT),

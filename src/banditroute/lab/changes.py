@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from banditroute.core.policy import LEAST_PROBES, MOST_PROBES, PROBE_SPEND
-from banditroute.lab.happenings import PROMPT, Absent, Course, Degraded, Delivery, Repriced, make_course
+from banditroute.lab.happenings import PROMPT, Absent, Course, Degraded, Delivery, Down, Repriced, make_course
 from banditroute.lab.plays import NEVER, Played, Voice, play
 from banditroute.lab.replay import mean_utilities
 from banditroute.lab.router_policy import SECONDS_PER_REQUEST
@@ -124,18 +124,31 @@ def standing_firm(source: Source, *, seed: int, requests: int, loss: float) -> F
     leader = ranked_models(source)[0]
     k, begin = source.models.index(leader), requests // 3
     happens = [Degraded(model=leader, loss=loss, start=begin)]
-    course = make_course(source, happens, requests=requests, seed=seed, cost_weight=COST_WEIGHT)
+    course = make_course(source, happens, requests=2 * begin, seed=seed, cost_weight=COST_WEIGHT)
     run = play(course, seed=seed)
     lines = [line for line in run.lines if line.model == k and line.request >= begin]
-    noticed = [line.request for line in lines if line.kind == "degraded"]
+    noticed = [line.request for line in lines if line.kind in ("degraded", "demoted")]
+    before = float(run.propensities[max(0, begin - WINDOW) : begin, k].mean())
     return {
         "demotions": float(len([line for line in lines if line.kind == "demoted"])),
         "noticed": float(bool(noticed)),
         "feedbacks_to_notice": float(_told(run, k, made_from=begin, told_to=noticed[0])) if noticed else math.nan,
-        "share_kept": (
-            float(_smoothed(run.propensities[begin:, k]).min()),
-            float(run.propensities[max(0, begin - WINDOW) : begin, k].mean()),
-        ),
+        "share_kept": (float(run.propensities[begin:, k].mean()), before),
+        "share_kept_at_worst": (float(_smoothed(run.propensities[begin:, k]).min()), before),
+    }
+
+
+def outage(source: Source, *, seed: int, requests: int) -> Figures:
+    """The only model's calls fail for 100 requests. Every one is routed all the same, else this raises."""
+    (model,), begin = source.models, requests // 3
+    happens = [Down(model=model, start=begin, end=begin + WINDOW)]
+    course = make_course(source, happens, requests=begin + 2 * WINDOW, seed=seed, cost_weight=COST_WEIGHT)
+    run = play(course, seed=seed)
+    opened = [line for line in run.lines if line.kind == "breaker_opened"]
+    return {
+        "served": float((run.propensities[:, 0] == 1.0).mean()),
+        "warned": float(any(line.body["nothing_else_in"] for line in opened)),
+        "calls_to_warning": float(opened[0].request - begin + 1) if opened else math.nan,
     }
 
 

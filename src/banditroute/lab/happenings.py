@@ -11,7 +11,6 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,63 +25,70 @@ from banditroute.lab.source import FloatArray, IntArray, Source, cost_reference_
 BoolArray = npt.NDArray[np.bool_]
 
 
-class Happening(Protocol):
-    """Something that is so from request `start` (counted from 0) up to, not including, request `end`; None: to the last.
-
-    `changed` and `present` raise DatasetError where the source has no such model, or is of a kind that cannot be changed.
-    """
-
-    @property
-    def start(self) -> int: ...
-
-    @property
-    def end(self) -> int | None: ...
-
-    def changed(self, source: Source) -> Source:
-        """The source while this is so."""
-
-    def present(self, source: Source) -> BoolArray:
-        """Which models can be routed to while this is so; shape (models,)."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class Degraded:
-    """A model's scores are worse by `loss`, in points of quality, and at least 0. Nobody is told.
+class Happening:
+    """Something that happens to a model from request `start` (counted from 0) up to, not including, request `end`; None: to the
+    last. This one does nothing.
 
-    A data set's recorded scores are lowered one by one, so the mean of 0/1 scores falls by less: those that are 0 already
-    cannot fall. In an environment the true mean falls by `loss`, also that of 0/1 scores. `categories`: where; empty:
-    everywhere.
+    Methods raise DatasetError where the source has no such model, or is of a kind that cannot be changed.
     """
-
-    model: str
-    loss: float
-    start: int
-    end: int | None = None
-    categories: tuple[str, ...] = ()
-
-    def changed(self, source: Source) -> Source:
-        k = _index(source, self.model)
-        touched = [not self.categories or name in self.categories for name in source.categories]
-        if isinstance(source, Dataset):
-            scores, rows = source.scores.copy(), np.array(touched)[source.sample_category]
-            scores[rows, k] = np.maximum(0.0, scores[rows, k] - self.loss)
-            return dataclasses.replace(source, scores=scores)
-        return _respecified(source, k, lambda c, arm: _lowered(arm, self.loss) if touched[c] else arm)
-
-    def present(self, source: Source) -> BoolArray:
-        return np.ones(len(source.models), dtype=bool)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Absent:
-    """A model is not configured: it arrives at `end`, or it is removed at `start`. The router is told by a reload."""
 
     model: str
     start: int = 0
     end: int | None = None
 
     def changed(self, source: Source) -> Source:
+        """The source meanwhile."""
         return source
+
+    def present(self, source: Source) -> BoolArray:
+        """Which models can be routed to meanwhile; shape (models,)."""
+        return np.ones(len(source.models), dtype=bool)
+
+    def failing(self, source: Source) -> BoolArray:
+        """Which models' calls fail meanwhile; shape (models,)."""
+        return np.zeros(len(source.models), dtype=bool)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Degraded(Happening):
+    """Scores are worse by `loss`, in points of quality, and at least 0. Nobody is told.
+
+    A data set's recorded scores are lowered one by one, so the mean of 0/1 scores falls by less: those that are 0 already
+    cannot fall. In an environment the true mean falls by `loss`, also that of 0/1 scores. `categories`: where; empty:
+    everywhere.
+    """
+
+    loss: float
+    categories: tuple[str, ...] = ()
+
+    def changed(self, source: Source) -> Source:
+        touched = [not self.categories or name in self.categories for name in source.categories]
+        if isinstance(source, Dataset):
+            k, rows = _index(source, self.model), np.array(touched)[source.sample_category]
+            scores = source.scores.copy()
+            scores[rows, k] = np.maximum(0.0, scores[rows, k] - self.loss)
+            return dataclasses.replace(source, scores=scores)
+        return _respecified(source, self.model, lambda c, arm: _lowered(arm, self.loss) if touched[c] else arm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repriced(Happening):
+    """Requests cost `factor` times as much. The router is told by a reload."""
+
+    factor: float
+
+    def changed(self, source: Source) -> Source:
+        if isinstance(source, Dataset):
+            costs_usd = source.costs_usd.copy()
+            costs_usd[:, _index(source, self.model)] *= self.factor
+            return dataclasses.replace(source, costs_usd=costs_usd)
+        return _respecified(source, self.model, lambda _, arm: _dearer(arm, self.factor))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Absent(Happening):
+    """Not configured: the model arrives at `end`, or is removed at `start`. The router is told by a reload."""
 
     def present(self, source: Source) -> BoolArray:
         present = np.ones(len(source.models), dtype=bool)
@@ -91,24 +97,13 @@ class Absent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Repriced:
-    """A model's requests cost `factor` times as much. The router is told by a reload."""
+class Down(Happening):
+    """Every call times out: it costs nothing, is worth nothing, and is reported as such."""
 
-    model: str
-    factor: float
-    start: int
-    end: int | None = None
-
-    def changed(self, source: Source) -> Source:
-        k = _index(source, self.model)
-        if isinstance(source, Dataset):
-            costs_usd = source.costs_usd.copy()
-            costs_usd[:, k] *= self.factor
-            return dataclasses.replace(source, costs_usd=costs_usd)
-        return _respecified(source, k, lambda _, arm: _dearer(arm, self.factor))
-
-    def present(self, source: Source) -> BoolArray:
-        return np.ones(len(source.models), dtype=bool)
+    def failing(self, source: Source) -> BoolArray:
+        failing = np.zeros(len(source.models), dtype=bool)
+        failing[_index(source, self.model)] = True
+        return failing
 
 
 def _index(source: Source, model: str) -> int:
@@ -117,11 +112,11 @@ def _index(source: Source, model: str) -> int:
     return source.models.index(model)
 
 
-def _respecified(source: Source, k: int, change: Callable[[int, ArmSpec], ArmSpec]) -> Environment:
-    """The environment with `change(category, arm)` in place of each arm of model `k`."""
+def _respecified(source: Source, model: str, change: Callable[[int, ArmSpec], ArmSpec]) -> Environment:
+    """The environment with `change(category, arm)` in place of each arm of a model."""
+    _index(source, model)
     if not isinstance(source, Environment):
         raise DatasetError(f"{source.name}: only data sets and environments can be changed, not {type(source).__name__}")
-    model = source.models[k]
     categories = {
         name: category.model_copy(update={"models": {**category.models, model: change(c, category.models[model])}})
         for c, (name, category) in enumerate(source.spec.categories.items())
@@ -148,11 +143,12 @@ def _dearer(arm: ArmSpec, factor: float) -> ArmSpec:
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Phase:
     """From request `start` on until the next phase. `present` and `list_costs_usd` (USD per request) are what the router
-    is configured with, `utilities` the true means; shapes (models,), (models,), (categories, models), with -inf for models that
-    are absent."""
+    is configured with, `failing` are models whose calls time out; shapes (models,). `utilities` are the true means, of shape
+    (categories, models), with -inf for models that are absent."""
 
     start: int
     present: BoolArray
+    failing: BoolArray
     list_costs_usd: FloatArray
     utilities: FloatArray
 
@@ -196,15 +192,16 @@ def make_course(source: Source, happenings: Sequence[Happening] = (), *, request
     utility = Utility(cost_weight, cost_reference_usd(source))
     phases, sources = [], []
     for start in starts:
-        now, present = source, np.ones(len(source.models), dtype=bool)
+        now, present, failing = source, np.ones(len(source.models), dtype=bool), np.zeros(len(source.models), dtype=bool)
         for each in happenings:
             if each.start <= start and (each.end is None or start < each.end):
-                now, present = each.changed(now), present & each.present(now)
+                now, present, failing = each.changed(now), present & each.present(now), failing | each.failing(now)
         if not present.any():
             raise DatasetError(f"{source.name}: no model is left at request {start}; leave one")
         means = now.mean_scores - cost_weight * now.mean_costs_usd / utility.cost_reference_usd
-        utilities = np.where(present, means, -math.inf)
-        phases.append(Phase(start=start, present=present, list_costs_usd=model_costs_usd(now), utilities=utilities))
+        utilities = np.where(present, np.where(failing, 0.0, means), -math.inf)
+        costs_usd = model_costs_usd(now)
+        phases.append(Phase(start=start, present=present, failing=failing, list_costs_usd=costs_usd, utilities=utilities))
         sources.append(now)
     phase_of = np.searchsorted(starts, np.arange(requests), side="right") - 1
     rng = np.random.default_rng([seed, zlib.crc32(b"stream")])

@@ -98,6 +98,9 @@ def play(
             for letter in letters.pop(step, ()):
                 if letter.first:
                     told_at[letter.request] = step
+                if course.phases[course.phase_of[letter.request]].failing[letter.model]:
+                    policy.tell_failed(letter.decision_id)
+                    continue
                 cost_usd = float(stream.costs_usd[letter.request, letter.model])
                 score = float(stream.scores[letter.scored, letter.model])
                 policy.tell(letter.decision_id, score=score, cost_usd=cost_usd)

@@ -95,6 +95,10 @@ class RouterPolicy:
         """What came of any earlier pick, in the words of `source`."""
         self._router.feedback(decision_id, eval_score=score, cost_usd=cost_usd, source=source)
 
+    def tell_failed(self, decision_id: str) -> None:
+        """The call of an earlier pick timed out."""
+        self._router.feedback(decision_id, error="timeout")
+
     def reload(self, *, model_costs_usd: Sequence[float], present: Sequence[bool]) -> None:
         """Another configuration: list prices, and which models there are. Raises ConfigError as at the start."""
         self._router.reload(self._config(model_costs_usd, present))
