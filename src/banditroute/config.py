@@ -90,6 +90,9 @@ class CategoryConfig(_Strict):
         5000.0, description="observations an arm may amount to"
     )
     planning_horizon_count: Count = Field(500, description="requests ahead for which exploring an arm must still pay")
+    quality_floor: Fraction | None = Field(
+        None, description="an arm whose quality is below this with probability 0.95 gets probes only"
+    )
     min_sources: Annotated[int, Field(ge=1, le=8)] = Field(
         1, description="sources of feedback that must each see a degradation before a model is demoted"
     )
@@ -110,6 +113,22 @@ class PriorConfig(_Strict):
     )
     input_tokens: NonNegative | None = Field(None, description="expected tokens of a request; default: the category's")
     output_tokens: NonNegative | None = Field(None, description="expected tokens of an answer; default: the category's")
+
+
+class OnboardingConfig(_Strict):
+    """What a model gets that is added to a running log, in each of its categories, while it is new."""
+
+    looks: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        20, description="feedbacks until it is one like any other; 0: at once"
+    )
+    min_share: Annotated[float, Field(ge=0, le=0.5)] = Field(0.02, description="its least share of the traffic until then")
+    max_share: Annotated[float, Field(ge=0.001, le=1)] = Field(0.3, description="and its largest")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> OnboardingConfig:
+        if self.min_share > self.max_share:
+            raise ValueError("min_share must not exceed max_share")
+        return self
 
 
 class SinkConfig(_Strict):
@@ -160,6 +179,7 @@ class ConfigFile(_Strict):
     false_alarms_per_million_feedbacks: Annotated[float, Field(ge=0.001, le=100_000)] = Field(
         20.0, description="demotions of a model that is as good as ever, at most, in a million feedbacks"
     )
+    onboarding: OnboardingConfig = Field(default_factory=OnboardingConfig, description="what a model gets while it is new")
     models: dict[str, ModelConfig] = Field(min_length=1, description="the models, by the name that Route answers")
     categories: dict[str, CategoryConfig] = Field(min_length=1, description="the task categories, by name")
     priors: dict[str, dict[str, PriorConfig]] = Field(
@@ -292,7 +312,7 @@ def _cross_checks(file: ConfigFile) -> list[tuple[tuple[str | int, ...], str]]:
     return found
 
 
-SHARED = {"models", "categories", "priors", "feedback_window_s", "false_alarms_per_million_feedbacks"}
+SHARED = {"models", "categories", "priors", "feedback_window_s", "false_alarms_per_million_feedbacks", "onboarding"}
 
 
 def _document(file: ConfigFile) -> dict[str, Any]:

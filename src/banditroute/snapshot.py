@@ -44,7 +44,7 @@ class Snapshot:
         if forerunner is not None and _same_basis(state, forerunner.state):
             held = state.categories
             self._grounds, self._fits = forerunner._grounds, forerunner._fits
-            if state.shifts is forerunner.state.shifts and state.paused is forerunner.state.paused:
+            if _held_alike(state, forerunner.state):
                 self._views = {
                     name: entry
                     for name, entry in forerunner._views.copy().items()  # route may be adding one right now
@@ -78,14 +78,17 @@ class Snapshot:
         used = consumptions(cells, factor=factor, usuals=usuals)
         beliefs = arms(cells, factor=factor, settings=settings, basis=basis)
         state = self.state
-        if not state.shifts and not state.paused:
+        if not (state.shifts or state.paused or state.below or state.newcomers):
             return View(settings, weights, list(map(Arm, models, used)), beliefs)
         lives = [lifecycle(state, name, model) for model in settings.models]
         keys = [open_change(state, name, model) for model in settings.models]
         shifts = [state.shifts[key] if key else None for key in keys]
-        recoveries = [1.0 if shift is None else shift.recovery.evidence for shift in shifts]
+        recoveries = [
+            0.0 if (name, model) in state.below else 1.0 if shift is None else shift.recovery.evidence
+            for model, shift in zip(settings.models, shifts, strict=True)
+        ]
         beliefs = beliefs._replace(moved=moved(shifts, noises=beliefs.noises, position=state.position))
-        return View(settings, weights, list(map(Arm, models, used, lives, recoveries)), beliefs)
+        return View(settings, weights, list(map(Arm, models, used, lives, recoveries)), beliefs, state.settings.onboarding)
 
     def _ground(self, name: str) -> _Ground:
         state = self.state
@@ -148,6 +151,16 @@ class Snapshot:
             etag=etag,
             feedback_count=category.ordinal,
         )
+
+
+def _held_alike(state: State, former: State) -> bool:
+    """Whether no arm's lifecycle or open change is another."""
+    return (
+        state.shifts is former.shifts
+        and state.paused is former.paused
+        and state.below is former.below
+        and state.newcomers is former.newcomers
+    )
 
 
 def _same_basis(state: State, former: State) -> bool:

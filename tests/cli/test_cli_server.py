@@ -119,7 +119,8 @@ class TestOperating:
 
     @pytest.mark.parametrize("command", ["pause", "resume", "reset"])
     def test_arms(self, run: Run, served: ServerProcess, command: str) -> None:
-        if command == "resume":  # nothing is paused
+        if command == "resume":
+            run("resume", "dear", "--reason", "whatever was paused", "--server", served.admin)
             ran = run("resume", "dear", "--reason", "x", "--server", served.admin)
             assert "Nothing changed" in ran.out
             data = run("resume", "dear", "--reason", "x", "--server", served.admin, "--json").data

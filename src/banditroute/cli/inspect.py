@@ -18,6 +18,7 @@ from banditroute.core.errors import UnknownCategory
 from banditroute.server.convert_admin import encode_category
 from banditroute.snapshot import Snapshot
 from banditroute.v1 import admin_pb2 as pb
+from banditroute.v1 import router_pb2
 
 
 def categories(
@@ -53,6 +54,11 @@ def _stored_categories(config: Path, name: str | None) -> Sequence[pb.Category]:
         return [encode_category(snapshot.report(each)) for each in (sorted(known) if name is None else [name])]
 
 
+def _lifecycle(arm: pb.Arm) -> str:
+    word = router_pb2.Lifecycle.Name(arm.lifecycle).removeprefix("LIFECYCLE_").lower()
+    return f"{word}: {arm.lifecycle_reason}" if arm.lifecycle_reason else word
+
+
 def category_table(category: pb.Category) -> RenderableType:
     """One category with its arms, most traffic first."""
     set_by_hand = f", set by an operator: {', '.join(category.overridden_fields)}" if category.overridden_fields else ""
@@ -62,7 +68,7 @@ def category_table(category: pb.Category) -> RenderableType:
     )
     return table(
         title,
-        ["model", ">quality", ">expected cost", ">utility", ">share", ">n eff", ">feedbacks", ">errors"],
+        ["model", ">quality", ">expected cost", ">utility", ">share", ">n eff", ">feedbacks", ">errors", "lifecycle"],
         [
             (
                 arm.model,
@@ -73,6 +79,7 @@ def category_table(category: pb.Category) -> RenderableType:
                 f"{arm.effective_sample_size:.1f}",
                 arm.feedback_count,
                 arm.error_count,
+                _lifecycle(arm),
             )
             for arm in sorted(category.arms, key=lambda arm: -arm.share)
         ],

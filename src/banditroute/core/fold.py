@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from banditroute.core.change import Told, cleaned, ended_with, forgotten, reviewed, rewarded, watched
 from banditroute.core.errors import FoldHalted
 from banditroute.core.evidence import (
     REBASE_HALF_LIVES,
@@ -26,7 +27,8 @@ from banditroute.core.evidence import (
     standardised,
     usage_of,
 )
-from banditroute.core.lifecycle import Note, Told, ended_with, reviewed, rewarded, watched
+from banditroute.core.guards import floored, looked_at, welcomed
+from banditroute.core.lifecycle import Note
 from banditroute.core.numerics import exp2s
 from banditroute.core.pool import Pool, refresh_means, refresh_variances
 from banditroute.core.reward import SEPARATOR, fuse
@@ -81,8 +83,8 @@ def learn(state: State, event: Event, columns: Columns | None = None) -> tuple[S
     configured = event.kind == EventKind.CONFIG
     if configured or notes or event.position % (MEANS_EVERY if event.position > YOUNG else MEANS_EVERY_YOUNG) == 0:
         after = after._replace(pool=_refreshed(after, columns or Columns(), configured=configured))
-        if after.shifts:
-            after, more = reviewed(after)
+        for review in (reviewed, floored):
+            after, more = review(after)
             notes = [*notes, *more]
     return after, tuple([Transition(event.position, i, now, *note) for i, note in enumerate(notes, start=1)])
 
@@ -137,7 +139,7 @@ def _configure(state: State, event: Event) -> Folded:
     configured = state._replace(
         config_position=event.position, document=document, settings=settings, categories=categories, schemas=schemas
     )
-    return configured, ()
+    return welcomed(cleaned(configured, state.settings), state.settings)
 
 
 # --- operator --------------------------------------------------------------------------------------
@@ -145,8 +147,11 @@ def _configure(state: State, event: Event) -> Folded:
 
 def _operate(state: State, event: Event) -> Folded:
     body = event.body
-    if body["action"] != "set_weights":
-        raise ValueError(f"unknown action {body['action']!r}")
+    action = body["action"]
+    if action in ("pause_arm", "resume_arm", "reset_arm"):
+        return _operate_arm(state, event, action, body["model"], body["category"]), ()
+    if action != "set_weights":
+        raise ValueError(f"unknown action {action!r}")
     name = body["category"]
     category = state.categories[name]
     layer = dict(state.overrides.get(name, {}))
@@ -160,6 +165,20 @@ def _operate(state: State, event: Event) -> Folded:
     overrides = {key: value for key, value in {**state.overrides, name: layer}.items() if value}
     categories = {**state.categories, name: category._replace(revision=event.position)}
     return state._replace(overrides=overrides, categories=categories), ()
+
+
+def _operate_arm(state: State, event: Event, action: str, model: str, only: str) -> State:
+    """`only` is the category that is meant, "" all that have the model."""
+    known = state.settings.categories
+    names = [only] if only else sorted(name for name, each in known.items() if model in each.models)
+    if not names or any(model not in known[name].models for name in names):
+        raise ValueError(f"no arm {model!r} in {only or 'any category'!r}")
+    arms = frozenset((name, model) for name in names)
+    categories = {name: state.categories[name]._replace(revision=event.position) for name in names}
+    state = state._replace(categories={**state.categories, **categories})
+    if action == "reset_arm":
+        return forgotten(state, model, only or None, event.position)
+    return state._replace(paused=state.paused | arms if action == "pause_arm" else state.paused - arms)
 
 
 # --- feedback --------------------------------------------------------------------------------------
@@ -233,7 +252,12 @@ def _feedback(state: State, event: Event) -> Folded:
     )
     if drawn not in settings.models:
         return state, ()
-    return watched(state, told, _first_values(after["signals"], old_signals, drawn))
+    values = _first_values(after["signals"], old_signals, drawn)
+    state, notes = watched(state, told, values)
+    if values and drawn in state.newcomers:
+        state, more = looked_at(state, drawn)
+        notes += more
+    return state, notes
 
 
 def _first_values(signals: Mapping[str, Sequence[Any]], before: Mapping[str, Any], drawn: str) -> list[tuple[str, str, float]]:

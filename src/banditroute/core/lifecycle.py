@@ -1,64 +1,17 @@
-"""What the fold does about a model that changed: alarm, demotion, probes, recovery. Derived from the log alone.
-
-LIVE -> DEMOTED: the detector's alarm (`core/drift.py`) opens a shift (`core/shift.py`), and where a rival is better by
-now the arm gets probes only. DEMOTED -> PROBING: probes speak for recovery, and the more they do the more there are.
-PROBING -> LIVE: the test of recovery is passed; the shift goes, and all that was known returns.
-"""
+"""What may become of each arm's traffic, and why: read from the state, as people and the policy want it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from banditroute.core.consumption import consumptions, usuals
-from banditroute.core.drift import (
-    LAG,
-    LEAST_OF_ARM,
-    MAX_SOURCES,
-    Pair,
-    Reference,
-    Stream,
-    change_point,
-    evidence,
-    joined,
-    observed,
-    stream_key,
-    threshold,
-)
-from banditroute.core.evidence import Cell, add_reward, shifted
 from banditroute.core.numerics import log
 from banditroute.core.pool import standing
 from banditroute.core.settings import LOG_COST_STEEPNESS, CategorySettings
-from banditroute.core.shift import KEPT, PAST, Row, Shift, Span
-from banditroute.core.state import ModelState, State, change_key, open_change, present_factor, scope
+from banditroute.core.state import State, open_change, present_factor, scope
 from banditroute.core.types import Lifecycle
-
-KNOWN_BY = 20.0
-"""Values by which an arm must be known for probes of it to count half in the test of recovery."""
-PROBING_AT = 3.0
-"""E-value of recovery from which on a demoted arm counts as probing."""
-SETTLED_AT = 400
-"""Observations after which a change that demoted nothing is taken as the new normal."""
-SETTLED_UP_AT = 100
-CONTRASTS_AT = (30, 60, 120, 240)
-"""Observations of rivals since a demotion at which it is asked whether they fell as much."""
-_ELSE = stream_key("", "*")
-
-
-class Told(NamedTuple):
-    """Where a decision stands that feedback speaks of; `position` and the rest are those of its first feedback, `made` is the
-    state that the decision was made from, `event` the position of this feedback."""
-
-    category: str
-    drawn: str
-    position: int
-    ordinal: int
-    time_us: int
-    made: int
-    event: int
-    z: tuple[float, ...]
-    weight: float
 
 
 class Note(NamedTuple):
@@ -72,10 +25,12 @@ def lifecycle(state: State, category: str, model: str) -> Lifecycle:
     """Of one arm."""
     if (category, model) in state.paused:
         return Lifecycle.DISABLED
+    if (category, model) in state.below:
+        return Lifecycle.DEMOTED
     key = open_change(state, category, model)
     shift = state.shifts[key] if key else None
     if shift is None or category not in shift.demoted:
-        return Lifecycle.LIVE
+        return Lifecycle.ONBOARDING if model in state.newcomers else Lifecycle.LIVE
     return Lifecycle.PROBING if shift.probing else Lifecycle.DEMOTED
 
 
@@ -83,9 +38,12 @@ def lifecycle_reason(state: State, category: str, model: str) -> str:
     """Why an arm is not live, or what is known to have changed about it, in one sentence; empty where there is nothing."""
     if (category, model) in state.paused:
         return "paused by an operator"
+    if (category, model) in state.below:
+        return f"below the category's quality floor of {state.settings.categories[category].quality_floor:g}"
     key = open_change(state, category, model)
     if key is None:
-        return ""
+        looks = state.newcomers.get(model)
+        return "" if looks is None else f"new: {looks} of {state.settings.onboarding.looks} first looks"
     shift = state.shifts[key]
     where = "in this category" if scope(key)[1] else "in all categories"
     change = f"{'better' if shift.mean > 0.0 else 'worse'} than it was by {abs(shift.mean):.3f} ± {math.sqrt(shift.variance):.3f}"
@@ -96,313 +54,6 @@ def lifecycle_reason(state: State, category: str, model: str) -> str:
         return f"{text}, but no rival is better"
     found = shift.recovery
     return f"{text}; evidence of recovery {found.evidence:.2g} of {found.needed:g}"
-
-
-# --- rewards ---------------------------------------------------------------------------------------
-
-
-def ended_with(state: State, told: Told, model: str) -> bool:
-    """Whether a decision belongs to a change that is over: what it tells of that time is of no use now."""
-    past = state.past
-    return bool(past) and any(
-        span.covers(position=told.position, made=told.made)
-        for key in (model, change_key(model, told.category))
-        for span in past.get(key, ())
-    )
-
-
-def shifts_with(state: State, told: Told, model: str) -> str | None:
-    """The key of the open change that a decision belongs to."""
-    key = open_change(state, told.category, model)
-    return key if key is not None and told.position > state.shifts[key].start else None
-
-
-def rewarded(
-    state: State, told: Told, cells: dict[str, Cell], model: str, before: tuple[float, float], after: tuple[float, float]
-) -> State:
-    """The state after a decision's reward of `model` went from `before` to `after`; its cell goes into `cells`."""
-    known, variance = standing(state.pool, told.category, model)
-    key = shifts_with(state, told, model)
-    first, off_policy = before[1] == 0.0, model != told.drawn
-    if key is None:
-        cells[model] = add_reward(cells[model], z=told.z, before=before, after=after, weight=told.weight, off_policy=off_policy)
-        held = state.models.get(model, ModelState())
-        row = Row(told.position, told.ordinal, told.time_us, told.category, after, told.z, after[0] - known)
-        if first:
-            rows = (*held.rows[-KEPT + 1 :], row)
-        else:
-            rows = tuple([row if (old.position, old.category) == (row.position, row.category) else old for old in held.rows])
-        return state._replace(models={**state.models, model: held._replace(rows=rows)})
-    shift = state.shifts[key]
-    noise = variance + state.pool.of(model).noise / max(after[1], 1e-3)
-    if first:
-        cell = cells[model]
-        cells[model] = cell._replace(feedback_count=cell.feedback_count + 1, off_policy_count=cell.off_policy_count + off_policy)
-        shift = shift.after(after[0] - known, noise=noise, position=told.event)
-        if not off_policy and not shift.up and told.made >= shift.detected:
-            own = state.pool.of(model).noise
-            shift = shift.tested(after[0], known, noise=own + variance, trust=own / (own + KNOWN_BY * variance))
-    else:
-        shift = shift.corrected(after[0] - before[0], noise=noise)
-    return state._replace(shifts={**state.shifts, key: shift})
-
-
-# --- tests -----------------------------------------------------------------------------------------
-
-
-def watched(state: State, told: Told, values: Sequence[tuple[str, str, float]]) -> tuple[State, list[Note]]:
-    """The state after the tests have seen first raw values of the model that was drawn: (source, kind, value in [0, 1]).
-
-    Alarms, recoveries and what they lead to are carried out and noted.
-    """
-    notes: list[Note] = []
-    model, name = told.drawn, told.category
-    key = open_change(state, name, model)
-    if key is None:
-        if told.made >= _last_reset(state, name, model):
-            for source, kind, value in values:
-                state = _observed(state, told, stream_key(source, kind), value)
-            state = _alarmed(state, told, notes)
-    else:
-        state = _concluded(state, key, told.event, notes)
-    if state.shifts:
-        state = _contrasted(state, told, values, notes)
-    return state, notes
-
-
-def _last_reset(state: State, category: str, model: str) -> int:
-    if not state.past:
-        return state.categories[category].entered.get(model, 0)
-    ends = [spans[-1].end for key in (model, change_key(model, category)) if (spans := state.past.get(key))]
-    return max(state.categories[category].entered.get(model, 0), *ends, 0)
-
-
-def _observed(state: State, told: Told, key: str, value: float) -> State:
-    model, name = told.drawn, told.category
-    held = state.models.get(model, ModelState())
-    if key not in held.streams and len(held.streams) >= MAX_SOURCES:
-        key = _ELSE
-    category = state.categories[name]
-    references = category.references.get(model, {})
-    stream, reference = observed(held.streams.get(key, Stream()), references.get(key, Reference()), name, value)
-    categories = dict(state.categories)
-    categories[name] = category._replace(references={**category.references, model: {**references, key: reference}})
-    if len(stream.waiting) > LAG:
-        other_name = stream.waiting[0][0]
-        other = categories[other_name]
-        others = other.references.get(model, {})
-        stream, joint = joined(stream, others.get(key, Reference()))
-        categories[other_name] = other._replace(references={**other.references, model: {**others, key: joint}})
-    models = {**state.models, model: held._replace(streams={**held.streams, key: stream})}
-    return state._replace(categories=categories, models=models)
-
-
-def _alarmed(state: State, told: Told, notes: list[Note]) -> State:
-    model, name = told.drawn, told.category
-    needed = threshold(state.settings.false_alarms_per_million)
-    streams = state.models[model].streams if model in state.models else {}
-    of_arm = state.categories[name].references.get(model, {})
-    asked = max((each.min_sources for each in state.settings.categories.values() if model in each.models), default=1)
-    tests: tuple[tuple[str | None, int, Mapping[str, Pair]], ...] = (
-        (None, asked, {key: stream.tests for key, stream in streams.items()}),
-        (name, state.settings.categories[name].min_sources, {key: reference.tests for key, reference in of_arm.items()}),
-    )
-    for category, min_sources, pairs in tests:
-        for up in (False, True):
-            found = evidence({key: pair[up] for key, pair in pairs.items()}, min_sources=min_sources)
-            if found > needed:
-                return _changed(state, told, category, up=up, found=found, notes=notes)
-    return state
-
-
-def _changed(state: State, told: Told, category: str | None, *, up: bool, found: float, notes: list[Note]) -> State:
-    """An alarm: opens the shift, moves the rows since the change to it, and demotes where a rival is better."""
-    model, position = told.drawn, told.event
-    key = change_key(model, category)
-    held = state.models.get(model, ModelState())
-    mine = [row for row in held.rows if category in (None, row.category) and row.category in state.settings.categories]
-    at = change_point([row.residual for row in mine])
-    before, since = mine[:at], mine[at:]
-    start = before[-1].position if before else (since[0].position - 1 if since else position)
-    shift = Shift(start=start, detected=position, up=up, updated=since[0].position if since else position)
-    categories = dict(state.categories)
-    for row in since:
-        of_row = categories[row.category]
-        if model in of_row.cells and len(row.z) == 1 + len(of_row.features):
-            weight = of_row.ageing.forward_weight(
-                position=row.position, ordinal=row.ordinal, time_us=row.time_us, landmark=of_row.landmark
-            )
-            cell = add_reward(of_row.cells[model], z=row.z, before=row.reward, after=(0.0, 0.0), weight=weight, off_policy=False)
-            categories[row.category] = of_row._replace(cells={**of_row.cells, model: cell})
-        noise = standing(state.pool, row.category, model)[1] + state.pool.of(model).noise / max(row.reward[1], 1e-3)
-        shift = shift.after(row.residual, noise=noise, position=row.position)
-    moved = {row.position for row in since}
-    kept = tuple([row for row in held.rows if row.position not in moved])
-    state = state._replace(categories=categories, models={**state.models, model: held._replace(rows=kept)})
-    if category is None:
-        for other in [other for other in sorted(state.shifts) if other != model and scope(other)[0] == model]:
-            state = _ended(state, other, position)
-    state = _tests_reset(state, model, category)
-    state = judged(state._replace(shifts={**state.shifts, key: shift}), key)
-    shift = state.shifts[key]
-    kind = "improved" if up else "demoted" if shift.demoted else "degraded"
-    count = len(since)
-    former = math.fsum(row.reward[0] - row.residual for row in since) / count if count else 0.0
-    latest = math.fsum(row.reward[0] for row in since) / count if count else 0.0
-    notes.append(
-        Note(
-            kind,
-            _about(key, shift)
-            | {
-                "reference": former,
-                "estimate": latest,
-                "evidence": found,
-                "evidence_needed": threshold(state.settings.false_alarms_per_million),
-                "feedback_count": count,
-                "since_position": start,
-            },
-        )
-    )
-    return state
-
-
-def _about(key: str, shift: Shift) -> dict[str, Any]:
-    model, category = scope(key)
-    return {
-        "model": model,
-        "category": category or "",
-        "demoted_in": list(shift.demoted),
-        "shift": shift.mean,
-        "shift_stddev": math.sqrt(shift.variance),
-    }
-
-
-def _tests_reset(state: State, model: str, category: str | None, *, forget: bool = False) -> State:
-    """All tests of a scope begin anew, and what waits to join references goes; with `forget`, these go too."""
-    held = state.models.get(model, ModelState())
-    if category is None:
-        streams = {} if forget else {key: each._replace(waiting=(), tests=Pair()) for key, each in held.streams.items()}
-    else:
-        streams = {
-            key: each._replace(waiting=tuple([row for row in each.waiting if row[0] != category]))
-            for key, each in held.streams.items()
-        }
-    categories = dict(state.categories)
-    for name in categories if category is None else (category,):
-        found = categories[name].references
-        if model in found:
-            fresh = {} if forget else {key: each._replace(tests=Pair()) for key, each in found[model].items()}
-            categories[name] = categories[name]._replace(references={**found, model: fresh})
-    return state._replace(categories=categories, models={**state.models, model: held._replace(streams=streams)})
-
-
-def _ended(state: State, key: str, position: int) -> State:
-    """Without an open change, which is remembered for what still comes in of its time."""
-    shift = state.shifts[key]
-    spans = (*state.past.get(key, ())[-PAST + 1 :], Span(shift.start, shift.detected, position))
-    shifts = {other: each for other, each in state.shifts.items() if other != key}
-    return state._replace(shifts=shifts, past={**state.past, key: spans})
-
-
-def _concluded(state: State, key: str, position: int, notes: list[Note]) -> State:
-    """What an open change has come to: recovered, on its way there, or here to stay."""
-    shift = state.shifts[key]
-    model, category = scope(key)
-    found, needed = shift.recovery.evidence, shift.recovery.needed
-    about = _about(key, shift) | {"evidence": found, "evidence_needed": needed, "feedback_count": shift.size}
-    if shift.recovered:
-        notes.append(Note("promoted", about))
-        return _tests_reset(_ended(state, key, position), model, category)
-    if shift.demoted:
-        probing = found >= (1.0 if shift.probing else PROBING_AT)
-        if probing != shift.probing:
-            notes.append(Note("probing" if probing else "relapsed", about))
-            state = state._replace(shifts={**state.shifts, key: shift._replace(probing=probing)})
-        return state
-    if shift.size >= (SETTLED_UP_AT if shift.up else SETTLED_AT):
-        return settled(state, key, position, "nothing changed again", notes)
-    return state
-
-
-def settled(state: State, key: str, position: int, why: str, notes: list[Note]) -> State:
-    """The change is taken as the new normal: what was known moves by it, and the tests form new references."""
-    shift = state.shifts[key]
-    model, category = scope(key)
-    categories = dict(state.categories)
-    for name in categories if category is None else (category,):
-        held = categories[name]
-        if model in held.cells:
-            categories[name] = held._replace(cells={**held.cells, model: shifted(held.cells[model], shift.mean)})
-    notes.append(Note("settled", _about(key, shift) | {"feedback_count": shift.size, "reason": why}))
-    return _tests_reset(_ended(state._replace(categories=categories), key, position), model, category, forget=True)
-
-
-def _contrasted(state: State, told: Told, values: Sequence[tuple[str, str, float]], notes: list[Note]) -> State:
-    """Rivals' values are held against demotions in their category: where they fell as much, it was the traffic that changed."""
-    name, rival = told.category, told.drawn
-    for key, shift in sorted(state.shifts.items()):
-        if shift.contrasted or name not in shift.demoted or scope(key)[0] == rival or told.made < shift.detected:
-            continue
-        if open_change(state, name, rival) is not None:
-            continue
-        references = state.categories[name].references.get(rival, {})
-        for source, kind, value in values:
-            reference = references.get(stream_key(source, kind))
-            if reference is not None and reference.size >= LEAST_OF_ARM:
-                gap = value - reference.mean
-                shift = shift._replace(
-                    rivals_count=shift.rivals_count + 1,
-                    rivals_sum=shift.rivals_sum + gap,
-                    rivals_square=shift.rivals_square + gap * gap,
-                )
-        state = state._replace(shifts={**state.shifts, key: shift})
-        count = shift.rivals_count
-        if count in CONTRASTS_AT:
-            mean = shift.rivals_sum / count
-            error = math.sqrt(max(0.0, shift.rivals_square / count - mean * mean) / count)
-            if mean <= 0.5 * shift.mean and mean + 2.0 * error < 0.0:
-                why = f"its rivals fell by {-mean:.3f} too: the traffic changed, not the model"
-                state = settled(state, key, told.event, why, notes)
-            elif count == CONTRASTS_AT[-1]:
-                state = state._replace(shifts={**state.shifts, key: shift._replace(contrasted=True)})
-    return state
-
-
-# --- rivals ----------------------------------------------------------------------------------------
-
-
-def reviewed(state: State) -> tuple[State, list[Note]]:
-    """After a refit of the pool: demotions are judged anew."""
-    notes: list[Note] = []
-    for key, shift in sorted(state.shifts.items()):
-        state = judged(state, key)
-        now = state.shifts[key]
-        if now.demoted != shift.demoted:
-            more = set(now.demoted) - set(shift.demoted)
-            notes.append(Note("demoted" if more else "released", _about(key, now) | {"formerly_demoted_in": list(shift.demoted)}))
-    return state, notes
-
-
-def judged(state: State, key: str) -> State:
-    """An open change with the categories where a rival's utility is better."""
-    shift = state.shifts[key]
-    if shift.up:
-        return state
-    model, category = scope(key)
-    doubt = 0.0 if shift.detected == state.position else math.sqrt(shift.variance)
-    demoted = []
-    for name, settings in sorted(state.settings.categories.items()):
-        if category not in (None, name) or model not in settings.models or (name, model) in state.paused:
-            continue
-        found = utilities(state, settings)
-        rivals = [each for rival, each in found.items() if rival != model and lifecycle(state, name, rival) is Lifecycle.LIVE]
-        # Once judged, another judgement takes more than what the shift's own error explains.
-        lead = doubt if name in shift.demoted else -doubt
-        if rivals and max(rivals) + lead > found[model]:
-            demoted.append(name)
-    if tuple(demoted) == shift.demoted:
-        return state
-    return state._replace(shifts={**state.shifts, key: shift._replace(demoted=tuple(demoted))})
 
 
 def utilities(state: State, settings: CategorySettings) -> dict[str, float]:

@@ -25,7 +25,7 @@ from banditroute.core.evidence import standardised
 from banditroute.core.mixed import Belief, Matrix, contrasts
 from banditroute.core.posterior import Arms, stddevs
 from banditroute.core.propensity import thompson, with_floor
-from banditroute.core.settings import LOG_COST_STEEPNESS, CategorySettings, ModelSettings
+from banditroute.core.settings import LOG_COST_STEEPNESS, CategorySettings, ModelSettings, Onboarding
 from banditroute.core.types import Candidate, Lifecycle, Plan, Reason, RouteQuery
 
 IN_FLIGHT_LOOK = 0.5
@@ -54,7 +54,7 @@ class Arm(NamedTuple):
     consumption: Consumption
     lifecycle: Lifecycle = Lifecycle.LIVE
     recovery: float = 1.0
-    """Evidence (e-value) that a demoted arm is again what it was."""
+    """Evidence (e-value) that a demoted arm is again what it was; 0 for one that is below its floor."""
 
 
 class Outline(NamedTuple):
@@ -92,14 +92,33 @@ def scaled_cost(settings: CategorySettings, cost_usd: float) -> float:
 class View:
     """One category at one state: immutable but for what is worked out when first asked for, which a race can only do twice."""
 
-    __slots__ = ("_mean_outline", "_plans", "_unheld", "arms", "beliefs", "noises", "schema", "settings", "weights")
+    __slots__ = (
+        "_mean_outline",
+        "_onboarding",
+        "_plans",
+        "_unheld",
+        "arms",
+        "beliefs",
+        "noises",
+        "schema",
+        "settings",
+        "weights",
+    )
 
-    def __init__(self, settings: CategorySettings, weights: Weights, arms: Sequence[Arm], beliefs: Arms) -> None:
+    def __init__(
+        self,
+        settings: CategorySettings,
+        weights: Weights,
+        arms: Sequence[Arm],
+        beliefs: Arms,
+        onboarding: Onboarding = Onboarding(),  # noqa: B008 - a constant
+    ) -> None:
         self.settings = settings
         self.schema = settings.schema
         self.weights = weights
         self.arms = tuple(arms)
         self.beliefs = beliefs
+        self._onboarding = onboarding
         self._mean_outline: Outline | None = None
         self._unheld = all(arm.lifecycle is Lifecycle.LIVE for arm in self.arms)
         self.noises: list[float] = beliefs.noises.tolist()
@@ -174,6 +193,8 @@ class View:
                 settings.name, {row.model: str(row.exclusion and row.exclusion.name) for row in excluded.values()}
             )
         ranked.sort()
+        if not self._unheld:  # what is below its floor is the last resort
+            ranked.sort(key=lambda row: row[-1] is Lifecycle.DEMOTED and self.arms[row[1]].recovery == 0.0)
         losses, places, names, means, deviations, costs, computed_costs, lives = zip(*ranked, strict=True)
         worths = [-loss for loss in losses]
         patience = self._patience(worths, places, seen)
@@ -182,9 +203,10 @@ class View:
         pure = [0.0] * len(ranked)
         for i, share in zip(tried, thompson([worths[i] for i in tried], [seen.spread[places[i]] for i in tried]), strict=True):
             pure[i] = share
-        shares = (
-            with_floor(pure, settings.propensity_floor) if not probes else with_probes(pure, settings.propensity_floor, probes)
-        )
+        shares = with_floor(pure, settings.propensity_floor)
+        if not self._unheld:
+            probes |= self._first_looks(shares, lives, probes)
+            shares = with_probes(pure, settings.propensity_floor, probes)
         eligible = tuple(map(Candidate, names, itertools.repeat(None), means, deviations, costs, worths, shares, lives))
         rows = excluded | dict(zip(places, eligible, strict=True))
         return Plan(
@@ -200,17 +222,28 @@ class View:
     def _probes(self, worths: Sequence[float], places: Sequence[int]) -> dict[int, float]:
         """The shares of demoted arms that a live one beats, by rank: about PROBE_SPEND of utility per request, times the
         evidence of recovery. That is at most 1 in expectation while nothing recovers, so the spend stays."""
-        lives = [self.arms[place].lifecycle for place in places]
-        best = next((worth for worth, life in zip(worths, lives, strict=True) if life is Lifecycle.LIVE), None)
+        held = [self.arms[place] for place in places]
+        best = next((worth for worth, arm in zip(worths, held, strict=True) if arm.lifecycle not in _PROBED), None)
         if best is None:
             return {}
         found = {}
-        for i, (worth, life) in enumerate(zip(worths, lives, strict=True)):
-            if life is not Lifecycle.LIVE and worth < best:
-                usual = min(MOST_PROBES, max(LEAST_PROBES, PROBE_SPEND / (best - worth)))
-                found[i] = min(MOST_PROBES, max(LEAST_PROBES, usual * self.arms[places[i]].recovery))
+        for i, (worth, arm) in enumerate(zip(worths, held, strict=True)):
+            if arm.lifecycle in _PROBED and (worth < best or arm.recovery == 0.0):
+                usual = min(MOST_PROBES, max(LEAST_PROBES, PROBE_SPEND / max(best - worth, PROBE_SPEND)))
+                found[i] = min(MOST_PROBES, max(LEAST_PROBES, usual * arm.recovery))
         total = sum(found.values())
         return {i: share * min(1.0, MOST_ALL_PROBES / total) for i, share in found.items()}
+
+    def _first_looks(self, shares: Sequence[float], lives: Sequence[Lifecycle], probes: Mapping[int, float]) -> dict[int, float]:
+        """The shares of new models, by rank, where they would have less or more than new models get."""
+        new = [i for i, life in enumerate(lives) if life is Lifecycle.ONBOARDING]
+        known = len(shares) - len(new) - len(probes)
+        if not new or known < 1:
+            return {}
+        left = 1.0 - sum(probes.values())
+        _, least, most = self._onboarding
+        least, most = [min(bound, MOST_ALL_PROBES * left / len(new)) for bound in (least, most)]
+        return {i: min(most, max(least, shares[i] * left)) for i in new if not least <= shares[i] * left <= most}
 
     def _patience(self, worths: Sequence[float], places: Sequence[int], seen: Outline) -> list[float]:
         """How many looks in flight each arm bears, best first, as `places` are; below 0: exploring it does not pay at all."""
@@ -233,13 +266,17 @@ class View:
 def with_probes(pure: Sequence[float], floor: float, probes: Mapping[int, float]) -> list[float]:
     """Shares of which those in `probes`, by index, are fixed; the others' are `pure` above the floor, and share the rest."""
     live = [i for i in range(len(pure)) if i not in probes]
+    wanted = [pure[i] for i in live]
+    total = sum(wanted)
+    wanted = [share / total for share in wanted] if total > 0.0 else [1.0] + [0.0] * (len(live) - 1)  # the best of them
     rest = 1.0 - sum(probes.values())
     shares = [probes.get(i, 0.0) for i in range(len(pure))]
-    for i, share in zip(live, with_floor([pure[i] for i in live], floor), strict=True):
+    for i, share in zip(live, with_floor(wanted, floor), strict=True):
         shares[i] = share * rest
     return shares
 
 
+_PROBED = (Lifecycle.DEMOTED, Lifecycle.PROBING)
 _UNCONSTRAINED = RouteQuery(category="")[4:8]
 
 
@@ -303,7 +340,7 @@ def reason(plan: Plan, choice: int) -> Reason:
     if choice == 0:
         return Reason.BEST
     if plan.unfloored[choice] == 0.0 and plan.eligible[choice].lifecycle is not Lifecycle.LIVE:
-        return Reason.PROBE
+        return Reason.PROBE if plan.eligible[choice].lifecycle in _PROBED else Reason.EXPLORATION
     return Reason.FLOOR if plan.unfloored[choice] < plan.propensities[choice] else Reason.EXPLORATION
 
 

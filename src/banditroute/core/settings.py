@@ -72,11 +72,20 @@ class CategorySettings(NamedTuple):
     max_effective_sample_size: float
     planning_horizon_count: int
     min_sources: int
+    quality_floor: float | None
 
     @property
     def schema(self) -> bytes:
         """The fingerprint of the feature schema: 8 bytes."""
         return schema_fingerprint(tuple(feature.name for feature in self.features))
+
+
+class Onboarding(NamedTuple):
+    """What a new model gets in each of its categories until so many feedbacks are in."""
+
+    looks: int = 20
+    min_share: float = 0.02
+    max_share: float = 0.3
 
 
 class Prior(NamedTuple):
@@ -96,6 +105,7 @@ class SharedSettings(NamedTuple):
     priors: Mapping[str, Mapping[str, Prior]]
     feedback_window_us: int
     false_alarms_per_million: float
+    onboarding: Onboarding
     fingerprint: str
 
     def prior(self, category: str, model: str) -> Prior | None:
@@ -109,7 +119,9 @@ class SharedSettings(NamedTuple):
         return None
 
 
-EMPTY = SharedSettings({}, {}, {}, feedback_window_us=0, false_alarms_per_million=FALSE_ALARMS_PER_MILLION, fingerprint="")
+EMPTY = SharedSettings(
+    {}, {}, {}, feedback_window_us=0, false_alarms_per_million=FALSE_ALARMS_PER_MILLION, onboarding=Onboarding(), fingerprint=""
+)
 
 
 @functools.lru_cache(1024)
@@ -204,6 +216,7 @@ def _category(name: str, raw: Mapping[str, Any], known: Mapping[str, ModelSettin
         max_effective_sample_size=number(raw["max_effective_sample_size"], low=1.0),
         planning_horizon_count=int(number(raw["planning_horizon_count"], low=1.0)),
         min_sources=int(number(raw.get("min_sources", 1), low=1.0, high=8.0)),
+        quality_floor=None if raw.get("quality_floor") is None else number(raw["quality_floor"], low=0.0, high=1.0),
     )
 
 
@@ -213,6 +226,15 @@ def _prior(raw: Mapping[str, Any]) -> Prior:
         effective_sample_size=number(raw["effective_sample_size"], low=0.0),
         input_tokens=_optional(raw.get("input_tokens"), low=0.0),
         output_tokens=_optional(raw.get("output_tokens"), low=0.0),
+    )
+
+
+def _onboarding(raw: Mapping[str, Any]) -> Onboarding:
+    usual = Onboarding()
+    return Onboarding(
+        looks=int(number(raw.get("looks", usual.looks), low=0.0, high=1e6)),
+        min_share=number(raw.get("min_share", usual.min_share), low=0.0, high=0.5),
+        max_share=number(raw.get("max_share", usual.max_share), low=1e-3, high=1.0),
     )
 
 
@@ -236,5 +258,6 @@ def parse_shared(document: Mapping[str, Any]) -> SharedSettings:
         false_alarms_per_million=number(
             document.get("false_alarms_per_million_feedbacks", FALSE_ALARMS_PER_MILLION), low=1e-3, high=1e5
         ),
+        onboarding=_onboarding(document.get("onboarding", {})),
         fingerprint=document_fingerprint(document),
     )

@@ -40,7 +40,8 @@ class ModelState(NamedTuple):
 
 
 class State(NamedTuple):
-    """Everything that was learned, up to and including `position`. Open and ended changes are by `change_key`."""
+    """Everything that was learned, up to and including `position`. Open and ended changes are by `change_key`; arms that are
+    paused or below their floor are (category, model); new models have the number of looks at them so far."""
 
     position: int
     chain: bytes
@@ -56,12 +57,14 @@ class State(NamedTuple):
     shifts: Mapping[str, Shift]
     past: Mapping[str, tuple[Span, ...]]
     paused: frozenset[tuple[str, str]]
+    below: frozenset[tuple[str, str]]
+    newcomers: Mapping[str, int]
     feedback_count: int
     recorded_count: int
     skipped_count: int
 
 
-INITIAL = State(0, b"", 0, 0, {}, EMPTY, {}, {}, START, {}, {}, {}, {}, frozenset(), 0, 0, 0)
+INITIAL = State(0, b"", 0, 0, {}, EMPTY, {}, {}, START, {}, {}, {}, {}, frozenset(), frozenset(), {}, 0, 0, 0)
 
 
 def change_key(model: str, category: str | None = None) -> str:

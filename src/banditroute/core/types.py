@@ -39,6 +39,7 @@ class Lifecycle(enum.IntEnum):
     DEMOTED = 2
     PROBING = 3
     DISABLED = 4
+    ONBOARDING = 5
 
 
 class Disposition(enum.IntEnum):

@@ -39,6 +39,8 @@ def encode(state: State) -> bytes:
         "shifts": state.shifts,
         "past": state.past,
         "paused": sorted(state.paused),
+        "below": sorted(state.below),
+        "newcomers": state.newcomers,
         "counts": [state.feedback_count, state.recorded_count, state.skipped_count],
     }
     return canonical_json(document).encode()
@@ -131,6 +133,8 @@ def decode(body: bytes) -> State:
         shifts={key: _shift(each) for key, each in raw["shifts"].items()},
         past={key: tuple([Span(*span) for span in spans]) for key, spans in raw["past"].items()},
         paused=frozenset((category, model) for category, model in raw["paused"]),
+        below=frozenset((category, model) for category, model in raw["below"]),
+        newcomers=raw["newcomers"],
         feedback_count=feedback,
         recorded_count=recorded,
         skipped_count=skipped,

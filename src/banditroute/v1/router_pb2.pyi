@@ -40,6 +40,8 @@ class _LifecycleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Lifecycle.V
     """Probes speak for recovery: it gets more of them."""
     LIFECYCLE_DISABLED: _Lifecycle.ValueType  # 4
     """Paused by an operator."""
+    LIFECYCLE_ONBOARDING: _Lifecycle.ValueType  # 5
+    """New: its share is bounded until the first feedbacks are in."""
 
 class Lifecycle(_Lifecycle, metaclass=_LifecycleEnumTypeWrapper):
     """What may become of an arm's traffic."""
@@ -52,6 +54,8 @@ LIFECYCLE_PROBING: Lifecycle.ValueType  # 3
 """Probes speak for recovery: it gets more of them."""
 LIFECYCLE_DISABLED: Lifecycle.ValueType  # 4
 """Paused by an operator."""
+LIFECYCLE_ONBOARDING: Lifecycle.ValueType  # 5
+"""New: its share is bounded until the first feedbacks are in."""
 Global___Lifecycle: _TypeAlias = Lifecycle  # noqa: Y015
 
 class _DecisionReason:
