@@ -251,7 +251,7 @@ def test_river_where_it_is_installed() -> None:
     pytest.importorskip("river")
     rng = np.random.default_rng(1)
     for make, short, long in rivers.rules(0.8).values():
-        height = (short + long) / 2.0
+        height = short + (long - short) / 8.0
         took = rivers.alarm_after(partial(make, height), before=0.9, mean=0.1, warm=50, limit=500, rng=rng)
         assert took < 100
 
