@@ -264,12 +264,12 @@ def test_a_model_falls_is_found_out_and_comes_back() -> None:
     fall = recoveries.FALLS["binary_0.50"]
     state = recoveries.fallen(log, fall, rng)
     assert state is not None
-    (shift,) = state.shifts.values()
+    shift = recoveries.change_of(state)
     assert shift.demoted == (recoveries.CATEGORY,)
     assert shift.mean < -0.2
     still, passed = recoveries.probed(log, state, lambda: 0.0, 40)
     assert passed is None
-    assert still.position == state.position + 40 * recoveries.PROBE_EVERY
+    assert still.position == state.position + 40 * recoveries.PROBE_EVERY + 40 // recoveries.RIVAL_EVERY
     _, passed = recoveries.probed(log, still, lambda: 1.0, 500)
     assert passed is not None
 

@@ -7,7 +7,7 @@ fold calls the model recovered. A rival that is better all along keeps the model
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,8 @@ from banditroute.core.drift import LAG, QUALIFYING
 from banditroute.core.fold import FOLD_VERSION, learn
 from banditroute.core.reward import SEPARATOR
 from banditroute.core.settings import parse_shared
-from banditroute.core.state import INITIAL, State
+from banditroute.core.shift import Shift
+from banditroute.core.state import INITIAL, State, scope
 from banditroute.core.types import Event, EventKind
 
 KNOWN = QUALIFYING + LAG + 500
@@ -26,6 +27,8 @@ KNOWN = QUALIFYING + LAG + 500
 NOTICED = 3000
 """Feedbacks until when the alarm must have come."""
 PROBE_EVERY = 20
+RIVAL_EVERY, RIVAL_MEAN = 5, 0.99
+"""Feedbacks of the model for one of its rival that is worked out, which keeps the rival known; the rest only pass."""
 PROBES, RECOVERED_BY = 2000, 3000
 FELL_FOR = 100
 """Probes of the fallen model before it recovers, where it does not at once."""
@@ -34,7 +37,6 @@ CATEGORY, MODEL, RIVAL = "category", "model", "rival"
 DOCUMENT: dict[str, Any] = {
     "models": {name: {"input_usd_per_mtok": 1.0, "output_usd_per_mtok": 2.0} for name in (MODEL, RIVAL)},
     "categories": {CATEGORY: {"models": [MODEL, RIVAL]}},
-    "priors": {CATEGORY: {RIVAL: {"quality": 0.99, "effective_sample_size": 25}}},
 }
 _START_US = 1_700_000_000_000_000
 
@@ -76,12 +78,12 @@ class Log:
         """The state that knows the configuration."""
         return learn(INITIAL, Event(1, _START_US, EventKind.CONFIG, FOLD_VERSION, {"document": self._document}, b""))[0]
 
-    def feedback(self, state: State, value: float, *, later: int = 1) -> Event:
+    def feedback(self, state: State, value: float, *, later: int = 1, model: str = MODEL) -> Event:
         """A score of a decision made from `state`, so many positions later."""
         position = state.position + later
         decision = {
             "category": CATEGORY,
-            "model": MODEL,
+            "model": model,
             "state_position": state.position,
             "schema": self._schema,
             "context": [],
@@ -91,11 +93,17 @@ class Log:
             "position": position,
             "newest": position,
             "time_us": _START_US + position,
-            "signals": {SEPARATOR.join((MODEL, "eval_score", "")): [value, 1.0, 1]},
+            "signals": {SEPARATOR.join((model, "eval_score", "")): [value, 1.0, 1]},
             "attempts": {},
         }
         body = {"decision": decision, "before": None, "after": record}
         return Event(position, _START_US + position, EventKind.FEEDBACK, FOLD_VERSION, body, b"")
+
+
+def change_of(state: State) -> Shift:
+    """The model's open change."""
+    (shift,) = (each for key, each in state.shifts.items() if scope(key)[0] == MODEL)
+    return shift
 
 
 def fallen(log: Log, fall: Fall, rng: random.Random) -> State | None:
@@ -103,27 +111,31 @@ def fallen(log: Log, fall: Fall, rng: random.Random) -> State | None:
     state = log.start()
     for t in range(KNOWN + NOTICED):
         mean = fall.mean if t < KNOWN else fall.mean - fall.by
+        if t % RIVAL_EVERY == 0:
+            state, _ = learn(state, log.feedback(state, binary(rng, RIVAL_MEAN), model=RIVAL))
         state, _ = learn(state, log.feedback(state, fall.draw(rng, mean)))
-        if state.shifts:
-            (shift,) = state.shifts.values()
+        if MODEL in {scope(key)[0] for key in state.shifts}:
+            shift = change_of(state)
             return state if t >= KNOWN and not shift.up else None
     return None
 
 
-def probed(log: Log, state: State, draw: Callable[[], float], count: int) -> tuple[State, int | None]:
-    """So many probes later; and after how many the model was let back in, if it was."""
+def probed(
+    log: Log, state: State, draw: Callable[[], float], count: int, *, until: Collection[str] = ("promoted", "settled")
+) -> tuple[State, int | None]:
+    """So many probes later; and after how many the change was over, if it was: called off, or taken as the new normal."""
     for i in range(1, count + 1):
+        if i % RIVAL_EVERY == 0:
+            state, _ = learn(state, log.feedback(state, 1.0, model=RIVAL))
         state, notes = learn(state, log.feedback(state, draw(), later=PROBE_EVERY))
-        if not state.shifts:
-            if any(note.kind != "promoted" for note in notes):
-                raise RuntimeError(f"the change ended otherwise: {notes}")
+        if any(note.kind in until for note in notes):
             return state, i
     return state, None
 
 
 def recoveries(fall: Fall, *, seeds: int, runs: int) -> dict[str, Any]:
     """Probes until a model is let back in: that recovered when it was found out, or FELL_FOR probes later; and the share of
-    fallen ones that are, within PROBES. `runs` are those of one seed."""
+    fallen ones that are called recovered within PROBES. `runs` are those of one seed."""
     at_once: list[list[int]] = []
     later: list[list[int]] = []
     falsely: list[list[bool]] = []
@@ -144,12 +156,12 @@ def recoveries(fall: Fall, *, seeds: int, runs: int) -> dict[str, Any]:
             found = fallen(log, fall, rng)
             if found is None:
                 continue
-            deltas.append(next(iter(found.shifts.values())).mean)
+            deltas.append(change_of(found).mean)
             at_once[-1].append(probed(log, found, good, RECOVERED_BY)[1] or RECOVERED_BY)
-            still, passed = probed(log, found, bad, FELL_FOR)
+            still, passed = probed(log, found, bad, FELL_FOR, until=["promoted"])
             if passed is None:
                 later[-1].append(probed(log, still, good, RECOVERED_BY)[1] or RECOVERED_BY)
-                _, passed = probed(log, still, bad, PROBES - FELL_FOR)
+                _, passed = probed(log, still, bad, PROBES - FELL_FOR, until=["promoted"])
             falsely[-1].append(passed is not None)
     return {
         "runs": len(deltas),
