@@ -311,9 +311,21 @@ def test_recovery_is_a_martingale_at_its_level(mean: float, level: float, fair: 
     for path, chance in tree(always(mean)):
         recovery = Recovery()
         for value in path:
-            recovery = recovery.after(float(value), level, trust)
+            recovery = recovery.after(float(value), level, trust=trust)
         found += chance * recovery.evidence
     assert found == pytest.approx(1.0) if fair else found < 1.0
+
+
+def test_values_that_are_no_lower_than_a_floor_move_it_faster_and_stay_a_martingale() -> None:
+    found = 0.0
+    for path, chance in tree(always(0.5)):
+        recovery = Recovery()
+        for value in path:
+            recovery = recovery.after(0.4 + 0.4 * value, 0.6, floor=0.4)  # mean .6
+        found += chance * recovery.evidence
+    assert found == pytest.approx(1.0)
+    slow, fast = Recovery().after(0.8, 0.6), Recovery().after(0.8, 0.6, floor=0.4)
+    assert fast.evidence - 1.0 == pytest.approx(3.0 * (slow.evidence - 1.0))
 
 
 def test_epochs_together_spend_no_more_than_alpha() -> None:
@@ -344,5 +356,5 @@ def test_a_model_that_stays_bad_is_rarely_called_recovered_however_often_it_star
 def test_evidence_of_recovery_is_never_negative(told: list[float], level: float, trust: float) -> None:
     recovery = Recovery()
     for value in told:
-        recovery = recovery.after(value, level, trust)
+        recovery = recovery.after(value, level, trust=trust)
         assert min(recovery.wealth) >= 0.0

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from banditroute.core.drift import GIVEN_UP, Recovery
 from banditroute.core.shift import GROWTH, LEAST_FIRST, MOST_FIRST, PRIOR_VARIANCE, Shift, Span
 
+NOISE = 0.1
 FALLEN = Shift(start=10, detected=20, up=False, updated=10)
 observations = st.lists(
     st.tuples(st.floats(-1.0, 1.0), st.floats(0.01, 0.3), st.integers(0, 60)), min_size=1, max_size=12
@@ -93,12 +94,13 @@ def test_what_an_ended_change_covers(position: int, made: int, covered: bool) ->
 
 def probed(shift: Shift, told: list[float], known: float = 0.8) -> Shift:
     for value in told:
-        shift = shift.tested(value, known, noise=0.1, trust=1.0)
+        shift = shift.tested(value, known, noise=NOISE, trust=1.0)
     return shift
 
 
 def asked_first(shift: Shift, value: float) -> Shift:
     """With the level that so many equal first probes give."""
+    shift = shift.begun(NOISE)
     for count in range(int(MOST_FIRST) + 1):
         if shift.level < 0.0:
             assert count >= LEAST_FIRST

@@ -28,6 +28,7 @@ from banditroute.core.evidence import (
     usage_of,
 )
 from banditroute.core.guards import floored, looked_at, welcomed
+from banditroute.core.health import heard
 from banditroute.core.lifecycle import Note
 from banditroute.core.numerics import exp2s
 from banditroute.core.pool import Pool, refresh_means, refresh_variances
@@ -37,7 +38,7 @@ from banditroute.core.sights import Columns
 from banditroute.core.state import CategoryState, State, half_lives, present_factor
 from banditroute.core.types import Event, EventKind, Transition
 
-FOLD_VERSION = 2
+FOLD_VERSION = 3
 """Raised whenever the same events would give another state. Checkpoints of another version are not used."""
 
 MEANS_EVERY, VARIANCES_EVERY = 64, 1024
@@ -245,19 +246,21 @@ def _feedback(state: State, event: Event) -> Folded:
     if not all(finite(cells[model]) for model in touched):
         raise ValueError("the evidence would not be finite")
     categories = {**state.categories, name: category._replace(cells=cells, ordinal=max(category.ordinal, ordinal))}
+    breakers, turns = heard(state, made=told.made, before=before, after=after)
     state = state._replace(
         categories=categories,
+        breakers=breakers,
         feedback_count=state.feedback_count + 1,
         recorded_count=state.recorded_count + outside,
     )
     if drawn not in settings.models:
-        return state, ()
+        return state, turns
     values = _first_values(after["signals"], old_signals, drawn)
     state, notes = watched(state, told, values)
     if values and drawn in state.newcomers:
         state, more = looked_at(state, drawn)
         notes += more
-    return state, notes
+    return state, [*turns, *notes]
 
 
 def _first_values(signals: Mapping[str, Sequence[Any]], before: Mapping[str, Any], drawn: str) -> list[tuple[str, str, float]]:

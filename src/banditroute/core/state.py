@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from banditroute.core.breaker import Breaker
 from banditroute.core.drift import Reference, Stream
 from banditroute.core.evidence import Ageing, Cell
 from banditroute.core.numerics import exp2
@@ -41,7 +42,8 @@ class ModelState(NamedTuple):
 
 class State(NamedTuple):
     """Everything that was learned, up to and including `position`. Open and ended changes are by `change_key`; arms that are
-    paused or below their floor are (category, model); new models have the number of looks at them so far."""
+    paused or below their floor are (category, model); new models have the number of looks at them so far; a model that nobody
+    called has no breaker."""
 
     position: int
     chain: bytes
@@ -56,6 +58,7 @@ class State(NamedTuple):
     models: Mapping[str, ModelState]
     shifts: Mapping[str, Shift]
     past: Mapping[str, tuple[Span, ...]]
+    breakers: Mapping[str, Breaker]
     paused: frozenset[tuple[str, str]]
     below: frozenset[tuple[str, str]]
     newcomers: Mapping[str, int]
@@ -64,7 +67,7 @@ class State(NamedTuple):
     skipped_count: int
 
 
-INITIAL = State(0, b"", 0, 0, {}, EMPTY, {}, {}, START, {}, {}, {}, {}, frozenset(), frozenset(), {}, 0, 0, 0)
+INITIAL = State(0, b"", 0, 0, {}, EMPTY, {}, {}, START, {}, {}, {}, {}, {}, frozenset(), frozenset(), {}, 0, 0, 0)
 
 
 def change_key(model: str, category: str | None = None) -> str:
