@@ -21,7 +21,7 @@ _HAPPENED_TO_MODELS = {
     "probing": "{model} seems to recover {where} (evidence {evidence} of {evidence_needed}): it gets more probes",
     "relapsed": "{model} did not recover after all {where} (evidence {evidence} of {evidence_needed})",
     "promoted": "{model} has recovered {where} (evidence {evidence} of {evidence_needed}): it is live, with all that was known",
-    "released": "{model} is still worse by {shift} {where}, but its rivals are no better: it is demoted {demoted_where}",
+    "released": "{model} is no longer worse than a rival everywhere ({shift} {where}): it stays demoted {demoted_where}",
     "settled": "{model} is taken as changed by {shift} {where} for good: {reason}",
     "below_floor": "{model} is below the quality floor of {floor} {where} ({estimate} ± {stddev}): only probes go there",
     "above_floor": "{model} is no longer below the quality floor of {floor} {where} ({estimate} ± {stddev})",
