@@ -22,6 +22,7 @@ from banditroute.core.drift import (
     evidence,
     joined,
     observed,
+    source_of,
     stream_key,
     threshold,
 )
@@ -91,7 +92,10 @@ def rewarded(
         held = state.models.get(model, ModelState())
         row = Row(told.position, told.ordinal, told.time_us, told.category, after, told.z, after[0] - known)
         if first:
-            rows = (*held.rows[-KEPT + 1 :], row)
+            rows = (*held.rows, row)
+            if held.rows and row.position < held.rows[-1].position:  # first judged late
+                rows = tuple(sorted(rows, key=lambda each: each.position))
+            rows = rows[-KEPT:]
         else:
             rows = tuple([row if (old.position, old.category) == (row.position, row.category) else old for old in held.rows])
         return state._replace(models={**state.models, model: ModelState(held.streams, rows)})
@@ -105,7 +109,7 @@ def rewarded(
             own = state.pool.of(model).noise
             shift = shift.tested(after[0], known, noise=own + variance, trust=own / (own + KNOWN_BY * variance))
     else:
-        shift = shift.corrected(after[0] - before[0], noise=noise)
+        shift = shift.corrected(after[0] - before[0], noise=noise / shift.kept(told.position))
     return state._replace(shifts={**state.shifts, key: shift})
 
 
@@ -146,7 +150,8 @@ def _observed(state: State, told: Told, key: str, value: float) -> tuple[State, 
     model, name = told.drawn, told.category
     held = state.models.get(model, ModelState())
     if key not in held.streams and len(held.streams) >= MAX_SOURCES:
-        key = _ELSE
+        source = source_of(key)  # one that is tested apart already stays one source
+        key = stream_key(source, "*") if source in map(source_of, held.streams) else _ELSE
     category = state.categories[name]
     references = category.references.get(model, {})
     stream, reference = observed(held.streams.get(key, Stream()), references.get(key, Reference()), name, value)
@@ -351,6 +356,7 @@ def _contrasted(state: State, told: Told, values: Sequence[tuple[str, str, float
         if open_change(state, name, rival) is not None:
             continue
         references = state.categories[name].references.get(rival, {})
+        asked = shift.rivals_count
         for source, kind, value in values:
             reference = references.get(stream_key(source, kind))
             if reference is not None and reference.size >= LEAST_OF_ARM:
@@ -360,16 +366,15 @@ def _contrasted(state: State, told: Told, values: Sequence[tuple[str, str, float
                     rivals_sum=shift.rivals_sum + gap,
                     rivals_square=shift.rivals_square + gap * gap,
                 )
-        state = state._replace(shifts={**state.shifts, key: shift})
         count = shift.rivals_count
-        if count in CONTRASTS_AT:
+        shift = shift._replace(contrasted=count >= CONTRASTS_AT[-1])
+        state = state._replace(shifts={**state.shifts, key: shift})
+        if any(asked < at <= count for at in CONTRASTS_AT):
             mean = shift.rivals_sum / count
             error = math.sqrt(max(0.0, shift.rivals_square / count - mean * mean) / count)
             if mean <= 0.5 * shift.mean and mean + 2.0 * error < 0.0:
                 why = f"its rivals fell by {-mean:.3f} too: the traffic changed, not the model"
                 state = settled(state, key, told.event, why, notes)
-            elif count == CONTRASTS_AT[-1]:
-                state = state._replace(shifts={**state.shifts, key: shift._replace(contrasted=True)})
     return state
 
 
