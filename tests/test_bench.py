@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from banditroute.bench import decide, fold, peers
+from banditroute.bench import breaker, decide, fold, peers
 from banditroute.bench.timing import Call, in_turn, quantile
 from banditroute.core.fold import learn
 from banditroute.core.state import INITIAL
@@ -47,6 +47,24 @@ def test_the_events_to_learn_from_are_first_feedbacks_that_are_learned() -> None
     found = fold.learning(state, fold.events(3, 2, 200)[51:], repeats=1)
     assert found["learn_us"] > 0.0
     assert found["refits_share"] == pytest.approx(found["refits_us"] / found["learn_us"])
+
+
+@pytest.mark.parametrize("how", list(breaker.FAILURES))
+def test_an_outage_is_counted_from_its_first_failed_call_to_its_end(how: str) -> None:
+    found, without = [breaker.outage(1, how=how, outage_s=20.0, breaker=each) for each in ({}, {"enabled": False})]
+    _, fails_in_s = breaker.FAILURES[how]
+    assert found.failed_until_out >= 5
+    assert fails_in_s < found.out_after_s < 20.0
+    assert found.back_after_s > 0.0
+    assert found.failed_until_out + found.failed_probes < without.failed_until_out
+    assert without.failed_until_out == pytest.approx(without.requests, rel=0.05)
+    assert (without.failed_probes, without.out_after_s, without.back_after_s) == (0, 20.0, 0.0)
+
+
+def test_openings_are_those_of_the_last_phase() -> None:
+    assert breaker.openings([(0.01, 2000)], 1) == 0
+    assert breaker.openings([(0.9, 500)], 1) > 0
+    assert breaker.openings([(0.9, 500), (0.0, 2000)], 1) == 0
 
 
 @pytest.mark.parametrize(("arms", "features"), [(3, 0), (2, 2)])

@@ -8,7 +8,7 @@ import pytest
 
 from banditroute.config import load, read_priors, resolved
 from banditroute.core.errors import ConfigError, ConfigProblem
-from banditroute.core.settings import document_fingerprint, parse_shared
+from banditroute.core.settings import BreakerSettings, document_fingerprint, parse_shared
 
 GOOD = """\
 store: "memory:"
@@ -48,7 +48,7 @@ def test_a_good_file(tmp_path: Path) -> None:
     assert found.shared["models"]["small"]["tags"] == ["dpa", "eu"]
     assert found.shared["models"]["big"]["cached_input_usd_per_mtok"] == 2.5
     assert found.shared["categories"]["chat"]["features"] == {"length": {"mean": 6.5, "stddev": 1.2}}
-    apart = {"feedback_window_s", "false_alarms_per_million_feedbacks", "onboarding"}
+    apart = {"feedback_window_s", "false_alarms_per_million_feedbacks", "onboarding", "breaker"}
     assert set(found.shared) == {"models", "categories", "priors"} | apart
     assert parse_shared(resolved(found.shared, {})).categories["chat"].cost_weight == 0.3
 
@@ -88,6 +88,8 @@ def test_a_file_and_a_dict_of_the_same_shape_are_the_same(tmp_path: Path) -> Non
         ("  chat:", "  \"\":", "categories.", 6, "1 to 96 bytes"),
         ("  chat:", "  " + "x" * 97 + ":", "categories." + "x" * 97, 6, "1 to 96 bytes"),
         ('store: "memory:"', "feedback_window_s: 0.5", "feedback_window_s", 1, "0.5"),
+        ('store: "memory:"', "breaker: {cooldown_s: 20, max_cooldown_s: 10}", "breaker", 1, "must not be below cooldown_s"),
+        ('store: "memory:"', "breaker: {trial_share: 0.5}", "breaker.trial_share", 1, "0.4"),
         ('store: "memory:"', "server: {max_concurrent_feedback: 128}", "server", 1, "below max_concurrent_requests"),
         ('store: "memory:"',
          "priors: {talk: {big: {quality: 0.5, effective_sample_size: 1}}}", "priors.talk", 1, "is no category"),
@@ -110,6 +112,19 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     assert [problem.line for problem in found] == [3, 8, 10]
     with pytest.raises(ConfigError, match=r"banditroute\.yaml:8: categories\.chat\.cost_weight: .*'much'"):
         load(tmp_path / "banditroute.yaml")
+
+
+def test_breaker_settings_reach_the_core_and_older_documents_have_the_same_defaults() -> None:
+    usual = resolved(load(config()).shared, {})
+    assert parse_shared(usual).breaker == BreakerSettings() == parse_shared({**usual, "breaker": {}}).breaker
+    older = {key: value for key, value in usual.items() if key != "breaker"}
+    assert parse_shared(older).breaker == BreakerSettings()
+    asked = {"enabled": False, "cooldown_s": 2.5, "max_cooldown_s": 7, "trial_share": 0.2}
+    found = parse_shared(resolved(load({**config(), "breaker": asked}).shared, {})).breaker
+    assert found == BreakerSettings(False, 2_500_000, 7_000_000, 0.2)
+    for wrong in ({"enabled": 1}, {"cooldown_s": 100}, {"max_cooldown_s": 1}, {"trial_share": 0.0}, {"cooldown_s": True}):
+        with pytest.raises(ValueError, match=r"is outside|neither|not a number"):
+            parse_shared({**usual, "breaker": wrong})
 
 
 def test_both_half_lives_are_one_too_many(tmp_path: Path) -> None:

@@ -51,6 +51,17 @@ def row(position: int, kind: str = "config", **body: Any) -> JournalRow:
         (row(8, "operator", action="pause_arm"), "Somebody paused ? in every category that has it."),
         (row(8, "operator", action=["odd"]), "Operator at position 8."),
         (row(9, "arm_demoted"), "Arm demoted at position 9."),
+        (
+            row(9, "breaker_opened", model="m", failures=5, rate_limited=0, cooldown_s=15.0, nothing_else_in=[]),
+            "The breaker of m opened for 15 s: 5 calls failed of late (0 rate limits).",
+        ),
+        (
+            row(9, "breaker_reopened", model="m", cooldown_s=30.0, nothing_else_in=["a", "b"]),
+            "The breaker of m opened for 30 s: a probe failed again."
+            " WARNING: nothing else is left in a, b, so it serves there nevertheless.",
+        ),
+        (row(9, "breaker_closed", model="m"), "m answers again: its breaker closed."),
+        (row(9, "breaker_opened", nothing_else_in=3), "The breaker of ? opened for ? s: ? calls failed of late (? rate limits)."),
     ],
 )
 def test_each_kind_has_its_sentence(found: JournalRow, summary: str) -> None:

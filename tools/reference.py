@@ -21,6 +21,7 @@ SECTIONS: list[tuple[str, type[BaseModel]]] = [
     ("`categories.NAME.features.NAME`", config.FeatureConfig),
     ("`categories.NAME.signal_weights`", config.SignalWeights),
     ("`priors.CATEGORY.MODEL`", config.PriorConfig),
+    ("`breaker`", config.BreakerConfig),
     ("`decision_sink`", config.SinkConfig),
     ("`server`", config.ServerConfig),
     ("`webhooks[]`", receivers.WebhookConfig),
@@ -31,7 +32,7 @@ One YAML file, checked whole by `banditroute check FILE`, which names every prob
 This page is made by `python tools/reference.py` from the code that checks it.
 
 *Local* settings (store, keys, sink, server, webhooks, checkpoints) belong to one process. *Shared* ones (models, categories,
-priors, feedback window) are written into the log as one event whenever they differ from what is in force: at the
+priors, feedback window, breaker) are written into the log as one event whenever they differ from what is in force: at the
 start, and on SIGHUP. What an operator `set` stays above the file until it is cleared.
 
 How-tos: [rotate the signing keys](../howto/rotate-keys.md), [be told by webhooks](../howto/webhooks.md).

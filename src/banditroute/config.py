@@ -115,6 +115,25 @@ class PriorConfig(_Strict):
     output_tokens: NonNegative | None = Field(None, description="expected tokens of an answer; default: the category's")
 
 
+class BreakerConfig(_Strict):
+    """Models whose calls fail (timeouts, rate limits, no connection) are taken out for a while."""
+
+    enabled: bool = Field(True, description="take them out")
+    cooldown_s: Seconds = Field(
+        15.0, description="seconds without requests, a third of it for rate limits; twice as long each time"
+    )
+    max_cooldown_s: Seconds = Field(60.0, description="seconds without requests, at most")
+    trial_share: Annotated[float, Field(ge=0.001, le=0.4)] = Field(
+        0.05, description="probability with which it is tried after that; doubles every 30 s, up to 0.4"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> BreakerConfig:
+        if self.max_cooldown_s < self.cooldown_s:
+            raise ValueError("max_cooldown_s must not be below cooldown_s")
+        return self
+
+
 class OnboardingConfig(_Strict):
     """What a model gets that is added to a running log, in each of its categories, while it is new."""
 
@@ -179,6 +198,7 @@ class ConfigFile(_Strict):
     false_alarms_per_million_feedbacks: Annotated[float, Field(ge=0.001, le=100_000)] = Field(
         20.0, description="demotions of a model that is as good as ever, at most, in a million feedbacks"
     )
+    breaker: BreakerConfig = Field(default_factory=BreakerConfig, description="how models that do not answer are taken out")
     onboarding: OnboardingConfig = Field(default_factory=OnboardingConfig, description="what a model gets while it is new")
     models: dict[str, ModelConfig] = Field(min_length=1, description="the models, by the name that Route answers")
     categories: dict[str, CategoryConfig] = Field(min_length=1, description="the task categories, by name")
@@ -312,7 +332,15 @@ def _cross_checks(file: ConfigFile) -> list[tuple[tuple[str | int, ...], str]]:
     return found
 
 
-SHARED = {"models", "categories", "priors", "feedback_window_s", "false_alarms_per_million_feedbacks", "onboarding"}
+SHARED = {
+    "models",
+    "categories",
+    "priors",
+    "feedback_window_s",
+    "false_alarms_per_million_feedbacks",
+    "breaker",
+    "onboarding",
+}
 
 
 def _document(file: ConfigFile) -> dict[str, Any]:

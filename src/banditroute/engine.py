@@ -112,13 +112,15 @@ class Engine:
         violations = check_query(query, view.settings)
         if violations:
             raise InvalidRequest(violations)
-        plan = view.plan(query, self._in_flight.of(query.category))
+        now = self._clock()
+        broken = snapshot.broken(int(now * 1e6)) if snapshot.tripped else None
+        plan = view.plan(query, self._in_flight.of(query.category), broken)
         if query.request_key:
             key = f"{self._log.log_id}\0{query.category}\0{query.request_key}"
             choice = keyed_draw(plan, hashlib.sha256(key.encode()).digest())
         else:
             choice = draw(plan, self._rng.random())
-        time_ms = int(self._clock() * 1000.0)
+        time_ms = int(now * 1000.0)
         decision_key = uuid7(time_ms, self._rng.getrandbits(74))
         chosen = plan.eligible[choice]
         why = reason(plan, choice)
@@ -290,12 +292,12 @@ class Engine:
         Raises:
             UnknownCategory
         """
-        return self._follower.snapshot.report(name)
+        return self._follower.snapshot.report(name, now_us=int(self._clock() * 1e6))
 
     def categories(self) -> tuple[CategoryReport, ...]:
         """All categories, by name."""
-        snapshot = self._follower.snapshot
-        return tuple(snapshot.report(name) for name in sorted(snapshot.state.settings.categories))
+        snapshot, now_us = self._follower.snapshot, int(self._clock() * 1e6)
+        return tuple(snapshot.report(name, now_us=now_us) for name in sorted(snapshot.state.settings.categories))
 
     def journal(self, *, before: tuple[int, int, int] | None = None, limit: int = 100) -> list[JournalRow]:
         """Configuration, operator and derived events, newest first, strictly before the key `before`."""

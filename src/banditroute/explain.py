@@ -20,6 +20,7 @@ EXCLUSIONS: Mapping[Exclusion, str] = {
     Exclusion.COST_TOO_HIGH: "was expected to cost more than the maximum",
     Exclusion.CONTEXT_TOO_LONG: "cannot take so many tokens",
     Exclusion.PAUSED: "was paused by an operator",
+    Exclusion.BREAKER_OPEN: "was kept out because its calls failed (its breaker was open)",
 }
 
 
@@ -145,6 +146,8 @@ def _why(reason: Reason, chosen: Mapping[str, Any], candidates: Sequence[Mapping
         return f"{model} had the highest expected utility ({against}), and so was drawn with probability {share}."
     if reason is Reason.FLOOR:
         return f"{model} was drawn at the floor of {share} that every model is given so that it stays known ({against})."
+    if reason is Reason.PROBE:
+        return f"{model} was asked to see whether it has recovered, with probability {share} ({against})."
     lead = f"{best['utility_mean']:.3f} against {chosen['utility_mean']:.3f}"
     return f"{model} was drawn to learn, with probability {share}: {best['model']} looked better ({lead}), but not surely."
 

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from banditroute.core.breaker import Broken, broken_at, tripped
 from banditroute.core.consumption import Usuals, consumptions, usuals
 from banditroute.core.errors import UnknownCategory
 from banditroute.core.lifecycle import lifecycle, lifecycle_reason
@@ -18,8 +19,8 @@ from banditroute.core.mixed import Fit
 from banditroute.core.policy import Arm, View, Weights, share_at_mean
 from banditroute.core.posterior import LOOKAHEAD, Basis, arms, basis, moved
 from banditroute.core.settings import CategorySettings, ModelSettings
-from banditroute.core.state import CategoryState, State, open_change, present_factor
-from banditroute.core.types import ArmReport, CategoryReport
+from banditroute.core.state import CategoryState, State, open_change, present_factor, usage_factor
+from banditroute.core.types import ArmReport, BreakerState, CategoryReport
 
 
 class _Ground(NamedTuple):
@@ -35,13 +36,14 @@ class _Ground(NamedTuple):
 class Snapshot:
     """An immutable state with lazily derived views. Two threads may derive the same view twice; either serves."""
 
-    __slots__ = ("_fits", "_grounds", "_views", "state")
+    __slots__ = ("_fits", "_grounds", "_views", "state", "tripped")
 
     def __init__(self, state: State, forerunner: Snapshot | None) -> None:
         self.state = state
         self._views: dict[str, tuple[CategoryState, View]] = {}
         self._grounds: dict[str, _Ground] = {}
         self._fits: tuple[Fit, Fit] | None = None
+        self.tripped = tripped(state.breakers, state.append_time_us) if state.settings.breaker.enabled else {}
         if forerunner is not None and _same_basis(state, forerunner.state):
             held = state.categories
             self._grounds, self._fits = forerunner._grounds, forerunner._fits
@@ -68,6 +70,12 @@ class Snapshot:
         self._views[category] = (self.state.categories[category], view)
         return view
 
+    def broken(self, now_us: int) -> Broken | None:
+        """The models whose breakers are not closed at a time; a clock behind the log's counts as that. None: there are none."""
+        if not self.tripped:
+            return None
+        return broken_at(self.tripped, max(now_us, self.state.append_time_us), self.state.settings.breaker)
+
     def _derive(self, name: str) -> View:
         ground = self._grounds.get(name)
         if ground is None:
@@ -76,7 +84,7 @@ class Snapshot:
         category = self.state.categories[name]
         factor = present_factor(self.state, category)
         cells = [category.cells[model] for model in settings.models]
-        used = consumptions(cells, factor=factor, usuals=usuals)
+        used = consumptions(cells, factor=usage_factor(category), usuals=usuals)
         beliefs = arms(cells, factor=factor, settings=settings, basis=basis)
         state = self.state
         if not (state.shifts or state.paused or state.below or state.newcomers):
@@ -111,17 +119,20 @@ class Snapshot:
             usuals(settings, state.pool, priors),
         )
 
-    def report(self, name: str) -> CategoryReport:
-        """The category for people.
+    def report(self, name: str, *, now_us: int = 0) -> CategoryReport:
+        """The category for people, as it is at a time, or where that is past, at the latest event.
 
         Raises:
             UnknownCategory
         """
         view, state = self.view(name), self.state
-        shares, category = share_at_mean(view), state.categories[name]
+        now_us = max(now_us, state.append_time_us)
+        shares, category = share_at_mean(view, self.broken(now_us)), state.categories[name]
         rows = []
         for arm, size in zip(view.arms, view.beliefs.sizes, strict=True):
             shown, cell = shares[arm.model.name], category.cells[arm.model.name]
+            tripped = self.tripped.get(arm.model.name)
+            breaker = BreakerState.CLOSED if tripped is None else tripped.state(now_us)
             rows.append(
                 ArmReport(
                     model=arm.model.name,
@@ -137,6 +148,8 @@ class Snapshot:
                     off_policy_count=cell.off_policy_count,
                     lifecycle=arm.lifecycle,
                     lifecycle_reason=lifecycle_reason(state, name, arm.model.name),
+                    breaker=breaker,
+                    breaker_open_until=tripped.open_until_us / 1e6 if tripped and breaker is BreakerState.OPEN else None,
                 )
             )
         settings = view.settings

@@ -21,7 +21,7 @@ _HAPPENED_TO_MODELS = {
     "probing": "{model} seems to recover {where} (evidence {evidence} of {evidence_needed}): it gets more probes",
     "relapsed": "{model} did not recover after all {where} (evidence {evidence} of {evidence_needed})",
     "promoted": "{model} has recovered {where} (evidence {evidence} of {evidence_needed}): it is live, with all that was known",
-    "released": "{model} is still worse by {shift} {where}, but its rivals are no better: it is demoted {demoted_where}",
+    "released": "{model} is no longer worse than a rival everywhere ({shift} {where}): it stays demoted {demoted_where}",
     "settled": "{model} is taken as changed by {shift} {where} for good: {reason}",
     "below_floor": "{model} is below the quality floor of {floor} {where} ({estimate} ± {stddev}): only probes go there",
     "above_floor": "{model} is no longer below the quality floor of {floor} {where} ({estimate} ± {stddev})",
@@ -58,6 +58,8 @@ def summarise(row: JournalRow) -> str:
         return f"{who} {_DONE_TO_ARMS[action].format(model=body.get('model', '?'), where=where)}."
     if row.kind in _HAPPENED_TO_MODELS:
         return _HAPPENED_TO_MODELS[row.kind].format_map(_Told(body)) + "."
+    if row.kind.startswith("breaker_"):
+        return _breaker_told(row.kind, _Told(body), body.get("nothing_else_in"))
     return f"{row.kind.replace('_', ' ').capitalize()} at position {row.position}."
 
 
@@ -77,6 +79,18 @@ class _Told(dict[str, Any]):
 
 def _shown(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _breaker_told(kind: str, parts: _Told, alone: object) -> str:
+    if kind == "breaker_closed":
+        return "{model} answers again: its breaker closed.".format_map(parts)
+    cause = (
+        "a probe failed again" if kind == "breaker_reopened" else "{failures} calls failed of late ({rate_limited} rate limits)"
+    )
+    text = f"The breaker of {{model}} opened for {{cooldown_s}} s: {cause}.".format_map(parts)
+    if not isinstance(alone, list) or not alone:
+        return text
+    return f"{text} WARNING: nothing else is left in {', '.join(map(str, alone))}, so it serves there nevertheless."
 
 
 def _weights_told(body: Mapping[str, Any]) -> str:

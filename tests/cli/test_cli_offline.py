@@ -136,6 +136,20 @@ class TestReading:
         shown = run("categories", "summarise", "--config", path)
         assert "set by an operator: cost_weight" in shown.out
         assert "classify" not in shown.out
+        assert "breaker" not in shown.out
+
+    def test_a_broken_model_is_shown(self, run: Run, tmp_path: Path) -> None:
+        path = write_config(tmp_path, breaker={"cooldown_s": 3600, "max_cooldown_s": 3600})
+        with Router.from_config(path, seed=1) as router:
+            for _ in range(5):
+                router.feedback(router.route("classify", allowed_models=["dear"]).id, error="unavailable")
+        (found,) = run("categories", "classify", "--config", path, "--json").data
+        assert {arm["model"]: arm["breaker_state"] for arm in found["arms"]} == {"dear": "OPEN", "cheap": "CLOSED"}
+        assert {arm["model"]: arm["breaker_open_until_time"] is None for arm in found["arms"]} == {"dear": False, "cheap": True}
+        shown = run("categories", "classify", "--config", path).out
+        assert " breaker" in shown
+        assert "open until " in shown
+        assert "breaker opened" in run("events", "--config", path).out.replace("_", " ")
 
     def test_an_unknown_category(self, run: Run, lived: tuple[Path, Decision]) -> None:
         ran = run("categories", "nonsense", "--config", lived[0])

@@ -47,6 +47,7 @@ def row(reason: Reason, *candidates: dict[str, Any]) -> dict[str, Any]:
         (Reason.BEST, "had the highest expected utility (0.600 against 0.400 of a)"),
         (Reason.EXPLORATION, "drawn to learn, with probability 25 %: a looked better (0.800 against 0.600), but not surely."),
         (Reason.FLOOR, "drawn at the floor of 25 %"),
+        (Reason.PROBE, "b was asked to see whether it has recovered, with probability 25 % (0.600 against 0.800 of a)."),
     ],
 )
 def test_each_reason_in_words(reason: Reason, told: str) -> None:

@@ -12,11 +12,13 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from banditroute.core.consumption import Consumption, consumptions, usuals
-from banditroute.core.evidence import Cell, Usage, add_usage, empty_cell, scaled, usage_of
+from banditroute.core.evidence import USAGE_AGEING_COUNT, Cell, Usage, add_usage, empty_cell, scaled, usage_of
 from banditroute.core.fold import learn
 from banditroute.core.pool import START, USAGE_WEIGHT, Pool, Pooled
+from banditroute.core.reward import SEPARATOR
 from banditroute.core.settings import ModelSettings, Prior, parse_shared
 from banditroute.core.sights import FEWEST_TOKENS
+from banditroute.core.state import INITIAL, usage_factor
 from banditroute.log.checkpoint import decode, encode
 from banditroute.snapshot import Snapshot
 
@@ -304,3 +306,34 @@ def test_the_order_of_arms_does_not_matter(order: list[int], sizes: list[float],
     base = consumed(*cells)
     turned = consumed(*[cells[i] for i in order])
     assert [use.input_tokens for use in turned] == pytest.approx([base[i].input_tokens for i in order], rel=1e-12)
+
+
+@pytest.mark.parametrize("half_life", [None, 2000])
+def test_tokens_follow_a_drift_whatever_ages_the_rewards(half_life: int | None) -> None:
+    """Long enough for landmarks to move (64 half-lives), and a correction at the end finds its own weight."""
+    state, _ = learn(INITIAL, config_event(1, document({"chat": category_entry(models=["ant"], half_life_count=half_life)})))
+    count = 64 * USAGE_AGEING_COUNT + 100
+    sizes = {}
+    for ordinal in range(1, count + 3 * USAGE_AGEING_COUNT):
+        if ordinal > 2 and ordinal < count - USAGE_AGEING_COUNT:
+            continue  # what lies between need not have reported tokens
+        sizes[ordinal] = 400 if ordinal < count else 800
+        after = record(ordinal, {}, tried("ant", sizes[ordinal]), position=ordinal + 1)
+        state, _ = learn(state, event(ordinal + 1, {"decision": decided("chat", "ant"), "before": None, "after": after}))
+    category = state.categories["chat"]
+    assert category.usage_landmark > 0
+    newest = max(sizes)
+    weights = {ordinal: 0.5 ** ((newest - ordinal) / USAGE_AGEING_COUNT) for ordinal in sizes}
+    usage, factor = category.cells["ant"].usage, usage_factor(category)
+    assert factor * usage.input_n == pytest.approx(sum(weights.values()), rel=1e-9)
+    assert factor * usage.input_tokens == pytest.approx(sum(weights[i] * sizes[i] for i in sizes), rel=1e-9)
+    assert usage.input_tokens / usage.input_n > 740
+    again = record(count, {}, tried("ant", 100), position=count + 1)
+    before = {"signals": {}, "attempts": tried("ant", 800)}
+    state, _ = learn(state, event(newest + 2, {"decision": decided("chat", "ant"), "before": before, "after": again}))
+    moved = usage_factor(state.categories["chat"]) * state.categories["chat"].cells["ant"].usage.input_tokens
+    assert moved == pytest.approx(sum(weights[i] * sizes[i] for i in sizes) - 700 * weights[count], rel=1e-9)
+
+
+def tried(model: str, tokens: int) -> dict[str, dict[str, float]]:
+    return {f"{model}{SEPARATOR}": {"error": 0, "input_tokens": tokens, "observe_us": 1}}

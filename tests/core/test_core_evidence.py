@@ -208,7 +208,7 @@ def test_rebasing_scales_by_powers_of_two_and_nothing_else(half_life: int, steps
         cell = add_reward(cell, z=(1.0, rng.random()), before=(0.0, 0.0), after=(rng.random(), 1.0), weight=1.0, off_policy=False)
     category = CategoryState({"m": cell}, {"m": 0}, 0, 0, (), ageing, 0)
     place = steps * half_life + half_life - 1
-    moved = _rebased(category, place)
+    moved = _rebased(category, place, 0)
     if steps < REBASE_HALF_LIVES:
         assert moved is category
         return

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+SMALL = Path(__file__).with_name("small.yaml")
 REQUESTS = 2000
 DEMO = (sys.executable, "-m", "banditroute", "demo", "--seed", "1", "--seconds", "60", "--requests", str(REQUESTS))
 
@@ -39,8 +40,8 @@ def check(report: Any) -> None:
 
 
 def test_the_shipped_environment() -> None:
-    report = demo()
-    assert report["source"] == "mmlu_pro"
+    report = demo("--acts", "1")
+    assert (report["source"], report["decline"]) == ("mmlu_pro", None)
     check(report)
 
 
@@ -49,7 +50,25 @@ def test_real_rows() -> None:
     path = folder / "mmlu_pro.parquet"
     if not path.is_file():
         pytest.skip(f"no {path.name} in BANDITROUTE_DATA={folder}")
-    check(demo("--dataset", str(path)))
+    check(demo("--dataset", str(path), "--acts", "1"))
+
+
+def test_a_model_that_degrades_is_demoted_and_comes_back() -> None:
+    report = demo("--environment", str(SMALL), "--seconds", "110")
+    check(report)
+    decline = report["decline"]
+    events = [(event["kind"], event["at"]) for event in decline["events"]]
+    kinds = [kind for kind, _ in events]
+    # The first and the third are what the clients did, the others are from the journal.
+    first = [kinds.index(kind) for kind in ("degrades", "demoted", "recovers", "promoted")]
+    assert first == sorted(first)
+    assert [at for _, at in events] == sorted(at for _, at in events)
+    assert 0 < decline["demoted_after_feedbacks"] < 500
+    assert 0 < decline["back_after_requests"] < 3000
+    assert decline["share_before"] > 0.8
+    assert decline["share_demoted"] < 0.2
+    assert decline["share_after"] > 0.8
+    assert 0.0 < decline["lost"] < 0.5 * decline["lost_if_kept"]
 
 
 def test_ctrl_c_stops_the_server_too() -> None:

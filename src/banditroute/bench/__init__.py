@@ -10,12 +10,14 @@ import platform
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from banditroute.bench import decide, feedback, fold, propensity, serving
+from banditroute.bench import breaker, decide, drift, feedback, fold, propensity, serving
 
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "propensity": propensity.run,
+    "drift": drift.run,
     "decide": decide.run,
     "fold": fold.run,
+    "breaker": breaker.run,
     "serving": serving.run,
     "feedback": feedback.run,
 }

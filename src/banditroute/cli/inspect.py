@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from datetime import UTC
 from pathlib import Path
 from typing import Annotated
 
@@ -51,7 +53,8 @@ def _stored_categories(config: Path, name: str | None) -> Sequence[pb.Category]:
         if name is not None and name not in known:
             raise UnknownCategory(name, tuple(known))
         snapshot = Snapshot(found.state, None)
-        return [encode_category(snapshot.report(each)) for each in (sorted(known) if name is None else [name])]
+        now_us = time.time_ns() // 1000
+        return [encode_category(snapshot.report(each, now_us=now_us)) for each in (sorted(known) if name is None else [name])]
 
 
 def _lifecycle(arm: pb.Arm) -> str:
@@ -66,9 +69,21 @@ def category_table(category: pb.Category) -> RenderableType:
         f"{category.name}  (cost weight {category.cost_weight:g} per {usd(category.cost_reference_usd)}, "
         f"latency weight {category.latency_weight:g}{set_by_hand})"
     )
+    broken = any(arm.breaker_state > pb.BREAKER_STATE_CLOSED for arm in category.arms)
     return table(
         title,
-        ["model", ">quality", ">expected cost", ">utility", ">share", ">n eff", ">feedbacks", ">errors", "lifecycle"],
+        [
+            "model",
+            ">quality",
+            ">expected cost",
+            ">utility",
+            ">share",
+            ">n eff",
+            ">feedbacks",
+            ">errors",
+            "lifecycle",
+            *["breaker"] * broken,
+        ],
         [
             (
                 arm.model,
@@ -80,7 +95,14 @@ def category_table(category: pb.Category) -> RenderableType:
                 arm.feedback_count,
                 arm.error_count,
                 _lifecycle(arm),
+                *[_breaker(arm)] * broken,
             )
             for arm in sorted(category.arms, key=lambda arm: -arm.share)
         ],
     )
+
+
+def _breaker(arm: pb.Arm) -> str:
+    if arm.HasField("breaker_open_until_time"):
+        return f"open until {arm.breaker_open_until_time.ToDatetime(UTC):%H:%M:%S} UTC"
+    return "half open" if arm.breaker_state == pb.BREAKER_STATE_HALF_OPEN else "closed"

@@ -98,7 +98,7 @@ def rewarded(
             rows = rows[-KEPT:]
         else:
             rows = tuple([row if (old.position, old.category) == (row.position, row.category) else old for old in held.rows])
-        return state._replace(models={**state.models, model: held._replace(rows=rows)})
+        return state._replace(models={**state.models, model: ModelState(held.streams, rows)})
     shift = state.shifts[key]
     noise = variance + state.pool.of(model).noise / max(after[1], 1e-3)
     if first:
@@ -126,9 +126,11 @@ def watched(state: State, told: Told, values: Sequence[tuple[str, str, float]]) 
     key = open_change(state, name, model)
     if key is None:
         if told.made >= _last_reset(state, name, model):
+            needed = threshold(state.settings.false_alarms_per_million)
             for source, kind, value in values:
-                state = _observed(state, told, stream_key(source, kind), value)
-            state = _alarmed(state, told, notes)
+                state, highest = _observed(state, told, stream_key(source, kind), value)
+                if highest > needed and open_change(state, name, model) is None:  # no mean of several is above the highest
+                    state = _alarmed(state, told, needed, notes)
     else:
         state = _concluded(state, key, told.event, notes)
     if state.shifts:
@@ -143,7 +145,8 @@ def _last_reset(state: State, category: str, model: str) -> int:
     return max(state.categories[category].entered.get(model, 0), *ends, 0)
 
 
-def _observed(state: State, told: Told, key: str, value: float) -> State:
+def _observed(state: State, told: Told, key: str, value: float) -> tuple[State, float]:
+    """The state after one value of one stream, and the highest wealth in its tests."""
     model, name = told.drawn, told.category
     held = state.models.get(model, ModelState())
     if key not in held.streams and len(held.streams) >= MAX_SOURCES:
@@ -160,13 +163,13 @@ def _observed(state: State, told: Told, key: str, value: float) -> State:
         others = other.references.get(model, {})
         stream, joint = joined(stream, others.get(key, Reference()))
         categories[other_name] = other._replace(references={**other.references, model: {**others, key: joint}})
-    models = {**state.models, model: held._replace(streams={**held.streams, key: stream})}
-    return state._replace(categories=categories, models=models)
+    models = {**state.models, model: ModelState({**held.streams, key: stream}, held.rows)}
+    highest = max(*map(max, stream.tests), *map(max, reference.tests))
+    return state._replace(categories=categories, models=models), highest
 
 
-def _alarmed(state: State, told: Told, notes: list[Note]) -> State:
+def _alarmed(state: State, told: Told, needed: float, notes: list[Note]) -> State:
     model, name = told.drawn, told.category
-    needed = threshold(state.settings.false_alarms_per_million)
     streams = state.models[model].streams if model in state.models else {}
     of_arm = state.categories[name].references.get(model, {})
     asked = max((each.min_sources for each in state.settings.categories.values() if model in each.models), default=1)
@@ -210,6 +213,7 @@ def _changed(state: State, told: Told, category: str | None, *, up: bool, found:
         for other in [other for other in sorted(state.shifts) if other != model and scope(other)[0] == model]:
             state = _ended(state, other, position)
     state = _tests_reset(state, model, category)
+    shift = shift.begun(state.pool.of(model).noise)
     state = judged(state._replace(shifts={**state.shifts, key: shift}), key)
     shift = state.shifts[key]
     kind = "improved" if up else "demoted" if shift.demoted else "degraded"

@@ -107,21 +107,21 @@ def observed(stream: Stream, reference: Reference, category: str, value: float) 
         margin = SLACK + STANDARD_ERRORS * math.sqrt(variance / reference.size)
         alone = alone.after(value, reference=reference.mean, margin=margin)
     waiting = (*stream.waiting, (category, value, gap)) if stream.seen >= QUALIFYING else ()
-    return stream._replace(seen=stream.seen + 1, waiting=waiting, tests=tests), reference._replace(tests=alone)
+    seen, size, square, tested, off, _, _ = stream
+    return Stream(seen + 1, size, square, tested, off, waiting, tests), Reference(reference.size, reference.total, alone)
 
 
 def joined(stream: Stream, reference: Reference) -> tuple[Stream, Reference]:
     """The oldest value that waits joins `reference`, which is that of its category."""
-    (_, value, off), *_ = stream.waiting
-    count, total = reference.size, reference.total
-    square = 0.0
+    seen, size, square, tested, gap, waiting, tests = stream
+    count, total, alone = reference
+    _, value, off = waiting[0]
     if count:
-        gap = value - total / count
-        square = gap * gap * (count / (count + 1.0))
-    stream = stream._replace(size=stream.size + 1, square=stream.square + square, waiting=stream.waiting[1:])
+        about = value - total / count
+        square += about * about * (count / (count + 1.0))
     if off is not None:
-        stream = stream._replace(tested=stream.tested + 1, gap=stream.gap + off)
-    return stream, reference._replace(size=count + 1, total=total + value)
+        tested, gap = tested + 1, gap + off
+    return Stream(seen, size + 1, square, tested, gap, waiting[1:], tests), Reference(count + 1, total + value, alone)
 
 
 def evidence(wealths: Mapping[str, Wealth], *, min_sources: int) -> float:
@@ -193,7 +193,8 @@ class Recovery(NamedTuple):
         """What it must reach: epochs spend alpha / (j (j + 1)) each."""
         return self.epoch * (self.epoch + 1) / FALSE_RECOVERY
 
-    def after(self, value: float, level: float, trust: float = 1.0) -> Recovery:
-        """One value later; `level` is the highest mean that still counts as not recovered, `trust` scales the bets."""
-        unit = trust * (value - level) / max(level, SLACK)
+    def after(self, value: float, level: float, *, floor: float = 0.0, trust: float = 1.0) -> Recovery:
+        """One value later; `level` is the highest mean that still counts as not recovered, `trust` scales the bets, and values
+        are at least `floor`."""
+        unit = trust * (value - level) / max(level - floor, SLACK)
         return self._replace(wealth=tuple([(1.0 + b * unit) * held for b, held in zip(RECOVERY_BETS, self.wealth, strict=True)]))

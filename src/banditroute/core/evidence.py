@@ -18,12 +18,14 @@ from banditroute.core.settings import Feature, number
 from banditroute.core.types import ErrorKind
 
 MAX_STANDARD_SCORE = 10.0
+USAGE_AGEING_COUNT = 500
+"""Feedbacks of the category after which what attempts used counts half: prompts change, and there is little noise to average."""
 REBASE_HALF_LIVES = 64
 """The landmark follows in steps of so many half-lives, so that no weight exceeds 2^128 or so."""
 
 
 class Usage(NamedTuple):
-    """Decayed sums over attempts that served. `computed_usd` is what the price table asked for the
+    """Sums over attempts that served, decayed by USAGE_AGEING_COUNT. `computed_usd` is what the price table asked for the
     attempts whose bill (`reported_usd`) is known; bills for what it gives away are `unpriced_usd`, apart,
     lest they raise the ratio once it has a price."""
 
@@ -109,13 +111,14 @@ class Ageing(NamedTuple):
         return left * self.weight(self.place(ordinal=self.since_ordinal, time_us=self.since_us), relative_to=landmark)
 
 
-def scaled(cell: Cell, factor: float) -> Cell:
-    """The cell with all decayed sums times `factor`."""
+def scaled(cell: Cell, factor: float, *, usage: float | None = None) -> Cell:
+    """The cell with all decayed sums times `factor`; those of usage times `usage`, if it is given."""
+    of_usage = factor if usage is None else usage
     return cell._replace(
         information=tuple(x * factor for x in cell.information),
         moment=tuple(x * factor for x in cell.moment),
         square=cell.square * factor,
-        usage=Usage(*(x * factor for x in cell.usage)),
+        usage=Usage(*(x * of_usage for x in cell.usage)),
     )
 
 

@@ -17,6 +17,7 @@ from banditroute.core.change import Told, cleaned, ended_with, forgotten, review
 from banditroute.core.errors import FoldHalted
 from banditroute.core.evidence import (
     REBASE_HALF_LIVES,
+    USAGE_AGEING_COUNT,
     Ageing,
     Cell,
     add_usage,
@@ -28,16 +29,17 @@ from banditroute.core.evidence import (
     usage_of,
 )
 from banditroute.core.guards import floored, looked_at, welcomed
+from banditroute.core.health import heard
 from banditroute.core.lifecycle import Note
-from banditroute.core.numerics import exp2s
+from banditroute.core.numerics import exp2, exp2s
 from banditroute.core.pool import Pool, refresh_means, refresh_variances
 from banditroute.core.reward import SEPARATOR, fuse
 from banditroute.core.settings import number, parse_shared
 from banditroute.core.sights import Columns
-from banditroute.core.state import CategoryState, State, half_lives, present_factor
+from banditroute.core.state import CategoryState, State, half_lives, present_factor, usage_half_lives
 from banditroute.core.types import Event, EventKind, Transition
 
-FOLD_VERSION = 2
+FOLD_VERSION = 3
 """Raised whenever the same events would give another state. Checkpoints of another version are not used."""
 
 MEANS_EVERY, VARIANCES_EVERY = 64, 1024
@@ -96,7 +98,8 @@ def _refreshed(state: State, columns: Columns, *, configured: bool) -> Pool:
     live = {name: category for name, category in sorted(state.categories.items()) if name in state.settings.categories}
     factors = exp2s(np.array([half_lives(state, category) for category in live.values()]))
     with np.errstate(all="ignore"):  # as Python's own arithmetic
-        sights = columns.look(state.settings, {name: category.cells for name, category in live.items()}, factors)
+        used = exp2s(np.array([usage_half_lives(category) for category in live.values()]))
+        sights = columns.look(state.settings, {name: category.cells for name, category in live.items()}, factors, used)
         pool = refresh_means(state.pool, sights)
         # Variances: at powers of two while young (8, 16 ... 512), then every 1,024.
         young = state.position < VARIANCES_EVERY and state.position & (state.position - 1) == 0
@@ -122,7 +125,7 @@ def _configure(state: State, event: Event) -> Folded:
         if (ageing.half_life_count, ageing.half_life_us) != (wanted.half_life_count, wanted.half_life_us):
             factor, now = present_factor(state, held), state.append_time_us
             ageing = Ageing(wanted.half_life_count, wanted.half_life_us, event.position, held.ordinal, now, *ageing[:2])
-            cells = {model: scaled(cell, factor) for model, cell in cells.items()}
+            cells = {model: scaled(cell, factor, usage=1.0) for model, cell in cells.items()}
             landmark = ageing.place(ordinal=held.ordinal, time_us=now)
         if not all(map(finite, cells.values())):
             raise ValueError(f"the evidence of {name!r} would not be finite under these features")
@@ -138,6 +141,7 @@ def _configure(state: State, event: Event) -> Folded:
             ageing=ageing,
             revision=event.position,
             references=held.references,
+            usage_landmark=held.usage_landmark,
         )
     configured = state._replace(
         config_position=event.position, document=document, settings=settings, categories=categories, schemas=schemas
@@ -201,7 +205,8 @@ def _feedback(state: State, event: Event) -> Folded:
     if not (0 < position <= 2**53 and 0 < ordinal <= 2**53 and 0 <= time_us <= 2**53):
         raise ValueError("position, ordinal or time out of range")
     time_us = min(time_us, state.append_time_us)
-    category = _rebased(category, category.ageing.place(ordinal=ordinal, time_us=time_us))
+    category = _rebased(category, category.ageing.place(ordinal=ordinal, time_us=time_us), ordinal)
+    usage_weight = exp2((ordinal - category.usage_landmark) / USAGE_AGEING_COUNT)
     weight = category.ageing.forward_weight(position=position, ordinal=ordinal, time_us=time_us, landmark=category.landmark)
     names = state.schemas[decision["schema"]]
     context = decision["context"]
@@ -243,24 +248,26 @@ def _feedback(state: State, event: Event) -> Folded:
         if not learns(model):
             outside = True
         elif was != attempt:
-            cells[model] = add_usage(cells[model], before=usage_of(was), after=usage_of(attempt), weight=weight)
+            cells[model] = add_usage(cells[model], before=usage_of(was), after=usage_of(attempt), weight=usage_weight)
             touched.add(model)
     if not all(finite(cells[model]) for model in touched):
         raise ValueError("the evidence would not be finite")
     categories = {**state.categories, name: category._replace(cells=cells, ordinal=max(category.ordinal, ordinal))}
+    breakers, turns = heard(state, made=told.made, before=before, after=after)
     state = state._replace(
         categories=categories,
+        breakers=breakers,
         feedback_count=state.feedback_count + 1,
         recorded_count=state.recorded_count + outside,
     )
     if drawn not in settings.models:
-        return state, ()
+        return state, turns
     values = _first_values(after["signals"], old_signals, drawn)
     state, notes = watched(state, told, values)
     if values and drawn in state.newcomers:
         state, more = looked_at(state, drawn)
         notes += more
-    return state, notes
+    return state, [*turns, *notes]
 
 
 def _first_values(signals: Mapping[str, Sequence[Any]], before: Mapping[str, Any], drawn: str) -> list[tuple[str, str, float]]:
@@ -274,14 +281,23 @@ def _first_values(signals: Mapping[str, Sequence[Any]], before: Mapping[str, Any
     return found
 
 
-def _rebased(category: CategoryState, place: int) -> CategoryState:
-    """The category with its landmark moved up by whole half-lives: exact, since those are powers of two."""
-    half_life = category.ageing.half_life
-    if half_life is None or place - category.landmark < REBASE_HALF_LIVES * half_life:
+def _rebased(category: CategoryState, place: int, ordinal: int) -> CategoryState:
+    """The category with its landmarks moved up by whole half-lives: exact, since those are powers of two."""
+    steps = _steps(place - category.landmark, category.ageing.half_life)
+    usage_steps = _steps(ordinal - category.usage_landmark, USAGE_AGEING_COUNT)
+    if not steps and not usage_steps:
         return category
-    steps = (place - category.landmark) // half_life
-    cells = {model: scaled(cell, math.ldexp(1.0, -min(steps, 1074))) for model, cell in category.cells.items()}
-    return category._replace(cells=cells, landmark=category.landmark + steps * half_life)
+    factor, usage = (math.ldexp(1.0, -min(each, 1074)) for each in (steps, usage_steps))
+    return category._replace(
+        cells={model: scaled(cell, factor, usage=usage) for model, cell in category.cells.items()},
+        landmark=category.landmark + steps * (category.ageing.half_life or 0),
+        usage_landmark=category.usage_landmark + usage_steps * USAGE_AGEING_COUNT,
+    )
+
+
+def _steps(distance: int, half_life: int | None) -> int:
+    """The half-lives by which a landmark follows: none until there are many."""
+    return 0 if half_life is None or distance < REBASE_HALF_LIVES * half_life else distance // half_life
 
 
 _KINDS: Mapping[str, Callable[[State, Event], Folded]] = {

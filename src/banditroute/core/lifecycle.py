@@ -10,7 +10,7 @@ from banditroute.core.consumption import consumptions, usuals
 from banditroute.core.numerics import log
 from banditroute.core.pool import standing
 from banditroute.core.settings import LOG_COST_STEEPNESS, CategorySettings
-from banditroute.core.state import State, open_change, present_factor, scope
+from banditroute.core.state import State, open_change, scope, usage_factor
 from banditroute.core.types import Lifecycle
 
 
@@ -65,7 +65,7 @@ def utilities(state: State, settings: CategorySettings) -> dict[str, float]:
     latency_weight = layer.get("latency_weight", settings.latency_weight)
     priors = [state.settings.prior(name, model) for model in settings.models]
     cells = [category.cells[model] for model in settings.models]
-    used = consumptions(cells, factor=present_factor(state, category), usuals=usuals(settings, state.pool, priors))
+    used = consumptions(cells, factor=usage_factor(category), usuals=usuals(settings, state.pool, priors))
     found = {}
     for model, use in zip(settings.models, used, strict=True):
         computed = state.settings.models[model].list_cost_usd(use.input_tokens, use.output_tokens)

@@ -18,6 +18,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from banditroute.core.breaker import Broken
 from banditroute.core.consumption import Consumption
 from banditroute.core.eligibility import exclusion
 from banditroute.core.errors import NoEligibleModel
@@ -26,7 +27,7 @@ from banditroute.core.mixed import Belief, Matrix, contrasts
 from banditroute.core.posterior import Arms, stddevs
 from banditroute.core.propensity import thompson, with_floor
 from banditroute.core.settings import LOG_COST_STEEPNESS, CategorySettings, ModelSettings, Onboarding
-from banditroute.core.types import Candidate, Lifecycle, Plan, Reason, RouteQuery
+from banditroute.core.types import Candidate, Exclusion, Lifecycle, Plan, Reason, RouteQuery
 
 IN_FLIGHT_LOOK = 0.5
 """What a decision in flight counts of a look: its feedback may be late, or never come."""
@@ -37,6 +38,8 @@ _INV_SQRT_2PI = 1.0 / math.sqrt(2.0 * math.pi)
 PLAN_CACHE_SIZE = 16
 PROBE_SPEND, LEAST_PROBES, MOST_PROBES, MOST_ALL_PROBES = 0.005, 0.02, 0.3, 0.5
 """Utility per request that probing a demoted arm may cost; its least and most share, and the most of all together."""
+MOST_ALL_TRIALS = 0.4
+"""The most share of all models together whose breaker is half open."""
 _NONE: Mapping[str, int] = {}
 
 
@@ -124,24 +127,27 @@ class View:
         self.noises: list[float] = beliefs.noises.tolist()
         self._plans: dict[tuple[object, ...], tuple[Plan, dict[tuple[str, ...], Plan]]] = {}
 
-    def plan(self, query: RouteQuery, in_flight: Mapping[str, int] = _NONE) -> Plan:
+    def plan(self, query: RouteQuery, in_flight: Mapping[str, int] = _NONE, broken: Broken | None = None) -> Plan:
         """Everything about the answer to `query` but the draw.
 
         Args:
             in_flight: by model, decisions of this category whose quality is not known yet.
+            broken: the models whose breakers are not closed now; None: there are none.
 
         Raises:
             NoEligibleModel: no arm may serve; says why for each.
         """
         if query.features:
-            return self._plan(query, in_flight)
-        key = query[2:8]  # what can differ between two requests without features
+            return self._plan(query, in_flight, broken)
+        key: tuple[object, ...] = query[2:8]  # what can differ between two requests without features
+        if broken is not None:
+            key += (broken,)
         known = self._plans.get(key)
         if known is not None:
             found = known[1].get(_awaited(known[0], in_flight))
             if found is not None:
                 return found
-        plan = self._plan(query, in_flight)
+        plan = self._plan(query, in_flight, broken)
         if known is None:
             if len(self._plans) >= PLAN_CACHE_SIZE:
                 self._plans = {}
@@ -160,7 +166,7 @@ class View:
             self._mean_outline = outline(*self.beliefs.at(standardised({}, features)))
         return self._mean_outline
 
-    def _plan(self, query: RouteQuery, in_flight: Mapping[str, int]) -> Plan:
+    def _plan(self, query: RouteQuery, in_flight: Mapping[str, int], broken: Broken | None) -> Plan:
         settings, cost_weight = self.settings, self.weights.cost
         linear = settings.cost_scale == "linear"
         rate = cost_weight / settings.cost_reference_usd
@@ -168,7 +174,7 @@ class View:
         asked_in, asked_out = query.input_tokens, query.output_tokens
         seen = self.outline(query)
         delay_weight = self.weights.latency / settings.latency_reference_s
-        ranked = []
+        ranked: list[_Ranked] = []
         excluded: dict[int, Candidate] = {}
         for place, ((model, use, life, _), mean, stddev) in enumerate(zip(self.arms, seen.mean, seen.stddev, strict=True)):
             name, in_price, out_price, _, token_limit, _ = model
@@ -195,21 +201,26 @@ class View:
         ranked.sort()
         if not self._unheld:  # what is below its floor is the last resort
             ranked.sort(key=lambda row: row[-1] is Lifecycle.DEMOTED and self.arms[row[1]].recovery == 0.0)
+        trials: list[float] = []
+        if broken is not None:
+            ranked, trials = _set_apart(ranked, broken, excluded)
         losses, places, names, means, deviations, costs, computed_costs, lives = zip(*ranked, strict=True)
         worths = [-loss for loss in losses]
         patience = self._patience(worths, places, seen)
-        probes = {} if self._unheld else self._probes(worths, places)
+        sound = len(ranked) - len(trials)
+        probes = {} if self._unheld else self._probes(worths[:sound], places[:sound])
+        if trials:
+            probes = probes | dict(enumerate(trials, start=sound))
         tried = [i for i, most in enumerate(patience) if most >= in_flight.get(names[i], 0) and i not in probes]
         pure = [0.0] * len(ranked)
         for i, share in zip(tried, thompson([worths[i] for i in tried], [seen.spread[places[i]] for i in tried]), strict=True):
             pure[i] = share
-        if self._unheld:
-            shares = with_floor(pure, settings.propensity_floor)
-        else:
-            shares = with_probes(pure, settings.propensity_floor, probes)
+        floor = settings.propensity_floor
+        shares = with_probes(pure, floor, probes) if probes else with_floor(pure, floor)
+        if not self._unheld:
             looks = self._first_looks(shares, lives, probes)
             if looks:
-                shares = with_probes(pure, settings.propensity_floor, probes | looks)
+                shares = with_probes(pure, floor, probes | looks)
         eligible = tuple(map(Candidate, names, itertools.repeat(None), means, deviations, costs, worths, shares, lives))
         rows = excluded | dict(zip(places, eligible, strict=True))
         return Plan(
@@ -220,6 +231,7 @@ class View:
             computed_costs_usd=computed_costs,
             unfloored=tuple(pure),
             patience=tuple([most if most >= 0.0 and i not in probes else math.inf for i, most in enumerate(patience)]),
+            trial_count=len(trials),
         )
 
     def _probes(self, worths: Sequence[float], places: Sequence[int]) -> dict[int, float]:
@@ -240,7 +252,7 @@ class View:
 
     def _first_looks(self, shares: Sequence[float], lives: Sequence[Lifecycle], probes: Mapping[int, float]) -> dict[int, float]:
         """The shares of new models, by rank, where some would have less or more than new models get."""
-        new = [i for i, life in enumerate(lives) if life is Lifecycle.ONBOARDING]
+        new = [i for i, life in enumerate(lives) if life is Lifecycle.ONBOARDING and i not in probes]
         known = len(shares) - len(new) - len(probes)
         if not new or known < 1:
             return {}
@@ -266,6 +278,29 @@ class View:
                 left = looks_left(gap, difference, noise=noises[place], horizon=horizon)
             patience.append(left / IN_FLIGHT_LOOK)
         return patience
+
+
+_Ranked = tuple[float, int, str, float, float, float, float, Lifecycle]
+"""An arm that may serve: utility less than none, place, name, quality's mean and deviation, cost, computed cost, lifecycle."""
+
+
+def _set_apart(ranked: list[_Ranked], broken: Broken, excluded: dict[int, Candidate]) -> tuple[list[_Ranked], list[float]]:
+    """The arms without those whose breaker is open, which join `excluded`, and those on trial last; the shares of the latter.
+
+    Where nothing else is left, what is broken serves as if it were not.
+    """
+    left = [row for row in ranked if row[2] not in broken.open]
+    if not left:
+        return ranked, []
+    for loss, place, name, mean, stddev, cost, _, life in ranked:
+        if name in broken.open:
+            excluded[place] = Candidate(name, Exclusion.BREAKER_OPEN, mean, stddev, cost, -loss, 0.0, life)
+    shares = dict(broken.trials)
+    trials = [row for row in left if row[2] in shares]
+    if not trials or len(trials) == len(left):
+        return left, []
+    scale = min(1.0, MOST_ALL_TRIALS / sum([shares[row[2]] for row in trials]))
+    return [row for row in left if row[2] not in shares] + trials, [shares[row[2]] * scale for row in trials]
 
 
 def with_probes(pure: Sequence[float], floor: float, probes: Mapping[int, float]) -> list[float]:
@@ -344,12 +379,14 @@ def reason(plan: Plan, choice: int) -> Reason:
         return Reason.ONLY_ELIGIBLE
     if choice == 0:
         return Reason.BEST
+    if choice >= len(plan.models) - plan.trial_count:
+        return Reason.PROBE
     if plan.unfloored[choice] == 0.0 and plan.eligible[choice].lifecycle is not Lifecycle.LIVE:
         return Reason.PROBE if plan.eligible[choice].lifecycle in _PROBED else Reason.EXPLORATION
     return Reason.FLOOR if plan.unfloored[choice] < plan.propensities[choice] else Reason.EXPLORATION
 
 
-def share_at_mean(view: View) -> Mapping[str, Candidate]:
+def share_at_mean(view: View, broken: Broken | None = None) -> Mapping[str, Candidate]:
     """Each arm at the mean context, with the learned tokens and no constraint: what people are shown."""
-    plan = view.plan(RouteQuery(category=view.settings.name))
+    plan = view.plan(RouteQuery(category=view.settings.name), broken=broken)
     return {candidate.model: candidate for candidate in plan.candidates}

@@ -44,6 +44,15 @@ class ModelSettings(NamedTuple):
         )
 
 
+class BreakerSettings(NamedTuple):
+    """How models that do not answer are taken out; see `config.py` for each field's effect."""
+
+    enabled: bool = True
+    cooldown_us: int = 15 * 10**6
+    max_cooldown_us: int = 60 * 10**6
+    trial_share: float = 0.05
+
+
 class Feature(NamedTuple):
     """A declared context feature; it enters as (raw - mean) / stddev."""
 
@@ -106,6 +115,7 @@ class SharedSettings(NamedTuple):
     feedback_window_us: int
     false_alarms_per_million: float
     onboarding: Onboarding
+    breaker: BreakerSettings
     fingerprint: str
 
     def prior(self, category: str, model: str) -> Prior | None:
@@ -120,7 +130,14 @@ class SharedSettings(NamedTuple):
 
 
 EMPTY = SharedSettings(
-    {}, {}, {}, feedback_window_us=0, false_alarms_per_million=FALSE_ALARMS_PER_MILLION, onboarding=Onboarding(), fingerprint=""
+    {},
+    {},
+    {},
+    feedback_window_us=0,
+    false_alarms_per_million=FALSE_ALARMS_PER_MILLION,
+    onboarding=Onboarding(),
+    breaker=BreakerSettings(),
+    fingerprint="",
 )
 
 
@@ -229,6 +246,20 @@ def _prior(raw: Mapping[str, Any]) -> Prior:
     )
 
 
+def _breaker(raw: Mapping[str, Any]) -> BreakerSettings:
+    usual = BreakerSettings()
+    enabled = raw.get("enabled", usual.enabled)
+    if not isinstance(enabled, bool):
+        raise ValueError(f"neither true nor false: {enabled!r}")
+    cooldown_s = number(raw.get("cooldown_s", usual.cooldown_us / 1e6), low=1e-3, high=1e9)
+    return BreakerSettings(
+        enabled=enabled,
+        cooldown_us=int(cooldown_s * 1e6),
+        max_cooldown_us=int(number(raw.get("max_cooldown_s", usual.max_cooldown_us / 1e6), low=cooldown_s, high=1e9) * 1e6),
+        trial_share=number(raw.get("trial_share", usual.trial_share), low=1e-3, high=0.4),
+    )
+
+
 def _onboarding(raw: Mapping[str, Any]) -> Onboarding:
     usual = Onboarding()
     return Onboarding(
@@ -259,5 +290,6 @@ def parse_shared(document: Mapping[str, Any]) -> SharedSettings:
             document.get("false_alarms_per_million_feedbacks", FALSE_ALARMS_PER_MILLION), low=1e-3, high=1e5
         ),
         onboarding=_onboarding(document.get("onboarding", {})),
+        breaker=_breaker(document.get("breaker", {})),
         fingerprint=document_fingerprint(document),
     )

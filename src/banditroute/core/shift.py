@@ -16,9 +16,11 @@ from banditroute.core.numerics import exp2
 PRIOR_VARIANCE = 0.09
 GROWTH = 0.18 * 0.18 / 2000.0
 """By which the variance of a shift grows from one event of the log to the next."""
+LEAST_FIRST, MOST_FIRST, FIRST_ERRORS = 8, 40, 3.0
+"""Probes before the test of recovery: as many as make the shift so many standard errors of their mean, within limits."""
+LOW_ERRORS = 3.0
+"""Standard deviations of one value below the shifted mean, from where on values count as equally bad."""
 _LOG2_E = 1.4426950408889634
-LEAST_FIRST, MOST_FIRST, FIRST_VARIANCE = 10.0, 60.0, 0.004
-"""Probes before the test of recovery: as many as bring the variance of their mean to this, within limits."""
 ERRORS, LEAST_LEVEL, HALF = 1.3, -0.01, 0.5
 """Standard errors by which a shift may be less than it was found to be; the least that is one; half of it is half recovered."""
 KEPT = 200
@@ -53,8 +55,8 @@ class Span(NamedTuple):
 
 class Shift(NamedTuple):
     """An open change. `demoted` are the categories where a rival is better by now; `level` is the shift that the test of
-    recovery takes for not recovered, 0 until the first `probes` have told; the rivals' sums are residuals of other models
-    since it was found (`core/lifecycle.py` contrasts them)."""
+    recovery takes for not recovered, 0 until the `first` probes have told, `low` the residual below which all are alike; the
+    rivals' sums are residuals of other models since it was found (`core/change.py` contrasts them)."""
 
     start: int
     detected: int
@@ -63,6 +65,8 @@ class Shift(NamedTuple):
     variance: float = PRIOR_VARIANCE
     size: int = 0
     updated: int = 0
+    low: float = -1.0
+    first: int = 0
     level: float = 0.0
     probes: int = 0
     probed: float = 0.0
@@ -89,6 +93,12 @@ class Shift(NamedTuple):
             updated=max(self.updated, position),
         )
 
+    def begun(self, noise: float) -> Shift:
+        """Ready for the test of recovery, with what is known at the alarm; `noise` is the variance of one value."""
+        needed = FIRST_ERRORS * FIRST_ERRORS * noise / max(self.mean * self.mean, 1e-6)
+        first = int(min(MOST_FIRST, max(LEAST_FIRST, needed)))
+        return self._replace(low=self.mean - LOW_ERRORS * math.sqrt(noise), first=first)
+
     def corrected(self, change: float, *, noise: float) -> Shift:
         """One observation turned out to be `change` more: exact where the variance has not grown since."""
         return self._replace(mean=self.mean + change * min(1.0, self.variance / noise))
@@ -108,13 +118,15 @@ class Shift(NamedTuple):
             known: the mean that the value had before the change, `trust` in (0, 1] how well that is known.
             noise: variance of one value.
         """
+        floor = max(0.0, known + self.low)  # what is far below, even for a bad model, says no more than that
+        value = max(value, floor)
         if self.level == 0.0:
             count, total = self.probes + 1, self.probed + value - known
             told = self._replace(probes=count, probed=total)
-            if count < min(MOST_FIRST, max(LEAST_FIRST, noise / FIRST_VARIANCE)):
+            if count < self.first:
                 return told
             return told._replace(level=_level(total / count, math.sqrt(noise / count)))
-        recovery = self.recovery.after(value, min(1.0, max(0.0, known + self.level)), trust)
+        recovery = self.recovery.after(value, min(1.0, max(floor, known + self.level)), floor=floor, trust=trust)
         if recovery.evidence >= GIVEN_UP:
             return self._replace(recovery=recovery)
         return self._replace(recovery=Recovery(recovery.epoch + 1), level=_level(self.mean, math.sqrt(self.variance)))

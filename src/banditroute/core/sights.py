@@ -40,10 +40,11 @@ class Given(NamedTuple):
 
 class Sights(NamedTuple):
     """Tables of shape (C, M), a cell that is not there is empty. `factor`, shape (C, 1), times a cell's `sums`, shape
-    (13, C, M), is what they are worth now. Categories and models by name."""
+    (13, C, M), is what they are worth now; `usage_factor` those of usage. Categories and models by name."""
 
     models: Sequence[str]
     factor: Matrix
+    usage_factor: Matrix
     sums: NDArray[np.float64]
     given: Given
     columns: Columns
@@ -77,7 +78,7 @@ class Sights(NamedTuple):
     @property
     def usage(self) -> NDArray[np.float64]:
         """Tables of what attempts used, left after forgetting: the first nine of `evidence.Usage`, shape (9, C, M)."""
-        return self.factor * self.sums[4:]
+        return self.usage_factor * self.sums[4:]
 
 
 def _sums_of(cell: Cell) -> tuple[float, ...]:
@@ -107,16 +108,24 @@ class Columns:
         """Those last looked at, in the tables' order."""
         return [*self._cells]
 
-    def look(self, settings: SharedSettings, categories: Mapping[str, Mapping[str, Cell]], factors: Vector) -> Sights:
+    def look(
+        self,
+        settings: SharedSettings,
+        categories: Mapping[str, Mapping[str, Cell]],
+        factors: Vector,
+        usage_factors: Vector | None = None,
+    ) -> Sights:
         """The cells as they are now.
 
         Args:
             categories: each one's cells, in the order of the names.
-            factors: what each category's sums must be multiplied by to be worth what they are now, shape (C,).
+            factors: what each category's sums must be multiplied by to be worth what they are now, shape (C,);
+                `usage_factors` those of usage, if they are others.
         """
         if settings is not self._settings or not self._read_changed(categories):
             self._read_all(settings, categories)
-        return Sights([*self._place], factors[:, None], self._sums, self._given, self)
+        used = factors if usage_factors is None else usage_factors
+        return Sights([*self._place], factors[:, None], used[:, None], self._sums, self._given, self)
 
     def by_category(self, precision: Matrix, mean: Matrix) -> dict[str, dict[str, tuple[float, float]]]:
         """By category and model the (precision, mean) of each cell last looked at, where there is precision.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from banditroute.core.breaker import Breaker
 from banditroute.core.drift import Reference, Stream
-from banditroute.core.evidence import Ageing, Cell
+from banditroute.core.evidence import USAGE_AGEING_COUNT, Ageing, Cell
 from banditroute.core.numerics import exp2
 from banditroute.core.pool import START, Pool
 from banditroute.core.settings import EMPTY, Feature, SharedSettings
@@ -18,8 +19,8 @@ class CategoryState(NamedTuple):
 
     `entered` is the position at which each of its models came in, came back or was reset;
     `ordinal` is the highest number that the log gave to a decision with feedback here; `landmark` is the
-    place (see `Ageing.place`) whose evidence has forward weight 1; `features` and `ageing` are those that
-    the cells' sums were made with; `references` are by model and stream what its values were like.
+    place (see `Ageing.place`) whose evidence has forward weight 1, `usage_landmark` the ordinal whose usage has; `features` and
+    `ageing` are those that the cells' sums were made with; `references` are by model and stream what its values were like.
     """
 
     cells: Mapping[str, Cell]
@@ -30,6 +31,7 @@ class CategoryState(NamedTuple):
     ageing: Ageing
     revision: int
     references: Mapping[str, Mapping[str, Reference]] = {}
+    usage_landmark: int = 0
 
 
 class ModelState(NamedTuple):
@@ -41,7 +43,8 @@ class ModelState(NamedTuple):
 
 class State(NamedTuple):
     """Everything that was learned, up to and including `position`. Open and ended changes are by `change_key`; arms that are
-    paused or below their floor are (category, model); new models have the number of looks at them so far."""
+    paused or below their floor are (category, model); new models have the number of looks at them so far; a model that nobody
+    called has no breaker."""
 
     position: int
     chain: bytes
@@ -56,6 +59,7 @@ class State(NamedTuple):
     models: Mapping[str, ModelState]
     shifts: Mapping[str, Shift]
     past: Mapping[str, tuple[Span, ...]]
+    breakers: Mapping[str, Breaker]
     paused: frozenset[tuple[str, str]]
     below: frozenset[tuple[str, str]]
     newcomers: Mapping[str, int]
@@ -64,7 +68,7 @@ class State(NamedTuple):
     skipped_count: int
 
 
-INITIAL = State(0, b"", 0, 0, {}, EMPTY, {}, {}, START, {}, {}, {}, {}, frozenset(), frozenset(), {}, 0, 0, 0)
+INITIAL = State(0, b"", 0, 0, {}, EMPTY, {}, {}, START, {}, {}, {}, {}, {}, frozenset(), frozenset(), {}, 0, 0, 0)
 
 
 def change_key(model: str, category: str | None = None) -> str:
@@ -97,3 +101,13 @@ def half_lives(state: State, category: CategoryState) -> float:
 def present_factor(state: State, category: CategoryState) -> float:
     """What a category's sums must be multiplied by to be worth what they are now."""
     return exp2(half_lives(state, category))
+
+
+def usage_half_lives(category: CategoryState) -> float:
+    """As `half_lives`, of what attempts used."""
+    return (category.usage_landmark - category.ordinal) / USAGE_AGEING_COUNT
+
+
+def usage_factor(category: CategoryState) -> float:
+    """What a category's sums of usage must be multiplied by to be worth what they are now."""
+    return exp2(usage_half_lives(category))

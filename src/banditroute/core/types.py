@@ -20,6 +20,7 @@ class Exclusion(enum.IntEnum):
     COST_TOO_HIGH = 4
     CONTEXT_TOO_LONG = 5
     PAUSED = 6
+    BREAKER_OPEN = 7
 
 
 class Reason(enum.IntEnum):
@@ -40,6 +41,14 @@ class Lifecycle(enum.IntEnum):
     PROBING = 3
     DISABLED = 4
     ONBOARDING = 5
+
+
+class BreakerState(enum.IntEnum):
+    """Whether a model's calls get through. Values are those of the proto's BreakerState."""
+
+    CLOSED = 1
+    OPEN = 2
+    HALF_OPEN = 3
 
 
 class Disposition(enum.IntEnum):
@@ -103,8 +112,9 @@ class Plan(NamedTuple):
     """The policy's answer to one kind of request at one state: everything but the draw.
 
     `candidates` runs over all models of the category, in the configuration's order; everything else
-    over the eligible ones, best first. `propensities` are after the floor, `unfloored` before it; `patience` is how many
-    decisions in flight an arm that is being explored bears before one more look no longer pays.
+    over the eligible ones, best first, but those on trial (whose breaker is half open) last; there are `trial_count` of them.
+    `propensities` are after the floor, `unfloored` before it; `patience` is how many decisions in flight an arm that is being
+    explored bears before one more look no longer pays.
     """
 
     models: tuple[str, ...]
@@ -114,6 +124,7 @@ class Plan(NamedTuple):
     computed_costs_usd: tuple[float, ...]
     unfloored: tuple[float, ...]
     patience: tuple[float, ...]
+    trial_count: int = 0
 
 
 class Decision(NamedTuple):
@@ -227,6 +238,8 @@ class ArmReport(NamedTuple):
     off_policy_count: int
     lifecycle: Lifecycle = Lifecycle.LIVE
     lifecycle_reason: str = ""
+    breaker: BreakerState = BreakerState.CLOSED
+    breaker_open_until: float | None = None
 
 
 class CategoryReport(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -12,7 +13,7 @@ import numpy as np
 from banditroute.client import Client, RequestFailed
 from banditroute.demo.scenario import REQUEST_TOKENS, Scenario
 from banditroute.lab.datasets import Dataset
-from banditroute.lab.source import Draw, FloatArray
+from banditroute.lab.source import Draw, FloatArray, Source
 
 KINDS = ("eval_score", "rating", "accepted", "retried", "none")
 KIND_SHARES = (0.6, 0.15, 0.1, 0.05, 0.1)
@@ -24,70 +25,72 @@ FIRST_TOKEN_S, TOKENS_PER_S = 0.3, 60.0
 
 class Played(NamedTuple):
     """One request that was served. `scores` (models,) in [0, 1] and `costs_usd` (models,) say what each model is
-    worth to it: the row of a data set, or the true means of an environment's category."""
+    worth to it: the row of a data set, or the true means of an environment's category; `degraded`, whether a model was
+    just then worse than the scenario's source has it."""
 
     category: int
     model: int
     scores: FloatArray
     costs_usd: FloatArray
     time: float
+    degraded: bool = False
 
 
 class Players:
-    """Client threads against one server; `played` grows while they run.
+    """Client threads against one server, from `start` to `stop`; `played` grows while they run.
 
-    They end by themselves after `seconds` or `requests`, whichever comes first; or with `stop`.
+    `source` (of the scenario's categories and models) and `pace` (requests per second, of all threads together) may be
+    set while they run, and hold from the next request on.
     """
 
-    def __init__(
-        self, scenario: Scenario, address: str, *, threads: int, seconds: float, requests: int, seed: int | None = None
-    ) -> None:
+    def __init__(self, scenario: Scenario, address: str, *, threads: int, seed: int | None = None) -> None:
         self.played: list[Played] = []
         self.example = ""
         self.failure: RequestFailed | None = None
-        self._scenario, self._source = scenario, scenario.source
-        self._models = {name: k for k, name in enumerate(self._source.models)}
-        self._full_rows = isinstance(self._source, Dataset)
+        self.source: Source = scenario.source
+        self.pace = math.inf
+        self._scenario = scenario
+        self._models = {name: k for k, name in enumerate(self.source.models)}
+        self._full_rows = isinstance(self.source, Dataset)
         self._client = Client(address, channels=min(threads, 4), timeout_s=15.0)
-        self._seconds, self._requests = seconds, requests
-        self._end = 0.0
         self._ended = threading.Event()
         seeds = np.random.SeedSequence(seed).spawn(threads)
         self._threads = [threading.Thread(target=self._run, args=(each,), name="demo-client", daemon=True) for each in seeds]
 
     def start(self) -> None:
-        self._end = time.monotonic() + self._seconds
         for thread in self._threads:
             thread.start()
 
-    @property
-    def running(self) -> bool:
-        return any(thread.is_alive() for thread in self._threads)
-
     def wait(self, timeout_s: float) -> bool:
-        """Waits until all have ended, and says whether they have."""
-        until = time.monotonic() + timeout_s
-        for thread in self._threads:
-            thread.join(max(0.0, until - time.monotonic()))
-        return not self.running
+        """Waits so long, but no longer than they play, and says whether they have ended."""
+        return self._ended.wait(timeout_s)
 
     def stop(self) -> None:
         """Ends after the requests under way. Idempotent."""
         self._ended.set()
-        self.wait(20.0)
+        until = time.monotonic() + 20.0
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, until - time.monotonic()))
         self._client.close()
 
     def _run(self, seed: np.random.SeedSequence) -> None:
         rng = np.random.default_rng(seed)
+        due = time.monotonic()
         try:
-            while not self._ended.is_set() and time.monotonic() < self._end and len(self.played) < self._requests:
-                self._play(self._source.draw(rng), random.Random(int(rng.integers(2**63))))
+            while not self._ended.is_set():
+                self._play(self.source, rng)
+                now = time.monotonic()
+                due = max(now, due + len(self._threads) / self.pace)
+                if due > now:
+                    self._ended.wait(due - now)
         except RequestFailed as error:
             self.failure = self.failure or error
             self._ended.set()
 
-    def _play(self, draw: Draw, rng: random.Random) -> None:
-        response = self._client.route(self._source.categories[draw.category], **self._asked(draw))
+    def _play(self, source: Source, numbers: np.random.Generator) -> None:
+        draw, rng = source.draw(numbers), random.Random(int(numbers.integers(2**63)))
+        response = self._client.route(source.categories[draw.category], **self._asked(draw))
         model = self._models[response.model]
         self._client.feedback(
             response.decision_id,
@@ -98,8 +101,9 @@ class Players:
         )
         scores, costs = draw.scores, draw.costs_usd
         if not self._full_rows:
-            scores, costs = self._source.mean_scores[draw.category], self._source.mean_costs_usd[draw.category]
-        self.played.append(Played(draw.category, model, scores, costs, time.monotonic()))
+            scores, costs = source.mean_scores[draw.category], source.mean_costs_usd[draw.category]
+        degraded = source is not self._scenario.source
+        self.played.append(Played(draw.category, model, scores, costs, time.monotonic(), degraded))
         self.example = response.decision_id
 
     def _asked(self, draw: Draw) -> dict[str, Any]:

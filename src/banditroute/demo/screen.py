@@ -32,6 +32,13 @@ def sparks(values: Sequence[float], width: int) -> str:
     return "".join(_SPARKS[min(7, max(0, int(value * 8)))] for value in values[-width:])
 
 
+def area(shares: Sequence[float], height: int) -> list[str]:
+    """Values from 0 to 1 as columns of blocks, `height` lines of them, top first. What is not 0 can be seen."""
+    eighths = [max(1, round(min(1.0, share) * height * 8)) if share > 0.0 else 0 for share in shares]
+    levels = " " + _SPARKS
+    return ["".join(levels[min(8, max(0, each - 8 * row))] for each in eighths) for row in reversed(range(height))]
+
+
 def dollars(amount: float) -> str:
     """Of a request; four digits are enough for a screen."""
     return f"${amount:.6f}" if amount < 0.1 else f"${amount:.3f}"
@@ -144,8 +151,8 @@ def progress_line(tally: Tally, *, elapsed_s: float) -> str:
     )
 
 
-def result(summary: Summary, *, name: str) -> Group:
-    """The summary for people."""
+def result(summary: Summary, *, name: str, more: Sequence[Text] = ()) -> Group:
+    """The summary for people, with `more` lines of the same kind."""
     made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     made.add_column("", no_wrap=True, overflow="ellipsis")
     for column in ("quality", "cost / request"):
@@ -182,7 +189,7 @@ def result(summary: Summary, *, name: str) -> Group:
         f"Cost weight {summary.cost_weight:g}: a free model may score so much lower than the priciest and still tie. "
         "Figures are true means of the requests played, not estimates."
     )
-    return Group(Text(head, style="bold"), Text(), made, Text(), *lines, Text(), Text(note, style="dim"))
+    return Group(Text(head, style="bold"), Text(), made, Text(), *lines, *more, Text(), Text(note, style="dim"))
 
 
 def _money(saved: float) -> str:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from banditroute.core.breaker import Breaker
 from banditroute.core.drift import Pair, Recovery, Reference, Stream
 from banditroute.core.evidence import Ageing, Cell, Usage
 from banditroute.core.fold import FOLD_VERSION
@@ -38,6 +39,7 @@ def encode(state: State) -> bytes:
         "models": {model: each._asdict() for model, each in state.models.items()},
         "shifts": state.shifts,
         "past": state.past,
+        "breakers": state.breakers,
         "paused": sorted(state.paused),
         "below": sorted(state.below),
         "newcomers": state.newcomers,
@@ -68,6 +70,7 @@ def _category(raw: dict[str, Any]) -> CategoryState:
         features=features,
         ageing=Ageing(*raw["ageing"]),
         revision=raw["revision"],
+        usage_landmark=raw["usage_landmark"],
         references={
             model: {key: Reference(size, total, _pair(tests)) for key, (size, total, tests) in streams.items()}
             for model, streams in raw["references"].items()
@@ -132,6 +135,7 @@ def decode(body: bytes) -> State:
         models={model: _model(each) for model, each in raw["models"].items()},
         shifts={key: _shift(each) for key, each in raw["shifts"].items()},
         past={key: tuple([Span(*span) for span in spans]) for key, spans in raw["past"].items()},
+        breakers={model: Breaker(tuple(wealth), *rest) for model, (wealth, *rest) in raw["breakers"].items()},
         paused=frozenset((category, model) for category, model in raw["paused"]),
         below=frozenset((category, model) for category, model in raw["below"]),
         newcomers=raw["newcomers"],

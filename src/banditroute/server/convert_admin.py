@@ -153,6 +153,8 @@ def encode_category(report: CategoryReport) -> pb.Category:
 
 def _encode_arm(arm: ArmReport) -> pb.Arm:
     lifecycle: Any = arm.lifecycle
+    breaker: Any = arm.breaker
+    until = arm.breaker_open_until
     return pb.Arm(
         model=arm.model,
         quality_mean=arm.quality_mean,
@@ -167,6 +169,8 @@ def _encode_arm(arm: ArmReport) -> pb.Arm:
         off_policy_count=arm.off_policy_count,
         lifecycle=lifecycle,
         lifecycle_reason=arm.lifecycle_reason,
+        breaker_open_until_time=None if until is None else _time(until),
+        breaker_state=breaker,
     )
 
 
@@ -187,7 +191,6 @@ def encode_journal_row(row: JournalRow) -> pb.JournalEntry:
 
 
 def encode_info(info: EngineInfo) -> pb.GetServerInfoResponse:
-    seconds = int(info.start_time)
     return pb.GetServerInfoResponse(
         version=info.version,
         fold_version=info.fold_version,
@@ -195,11 +198,16 @@ def encode_info(info: EngineInfo) -> pb.GetServerInfoResponse:
         epoch=info.epoch,
         log_position=info.log_position,
         state_position=info.state_position,
-        start_time=Timestamp(seconds=seconds, nanos=int((info.start_time - seconds) * 1e9)),
+        start_time=_time(info.start_time),
         skipped_event_count=info.skipped_event_count,
         dropped_decision_count=info.dropped_decision_count,
         config_fingerprint=info.config_fingerprint,
     )
+
+
+def _time(unix_s: float) -> Timestamp:
+    whole = int(unix_s)
+    return Timestamp(seconds=whole, nanos=int((unix_s - whole) * 1e9))
 
 
 def _span(seconds: float) -> Duration:

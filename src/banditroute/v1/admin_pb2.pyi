@@ -11,6 +11,7 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -21,6 +22,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _BreakerState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BreakerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BreakerState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BREAKER_STATE_UNSPECIFIED: _BreakerState.ValueType  # 0
+    BREAKER_STATE_CLOSED: _BreakerState.ValueType  # 1
+    BREAKER_STATE_OPEN: _BreakerState.ValueType  # 2
+    """Its calls failed: it gets no requests for a while, unless nothing else may serve."""
+    BREAKER_STATE_HALF_OPEN: _BreakerState.ValueType  # 3
+    """It is tried with a small share of requests."""
+
+class BreakerState(_BreakerState, metaclass=_BreakerStateEnumTypeWrapper):
+    """Whether a model's calls get through."""
+
+BREAKER_STATE_UNSPECIFIED: BreakerState.ValueType  # 0
+BREAKER_STATE_CLOSED: BreakerState.ValueType  # 1
+BREAKER_STATE_OPEN: BreakerState.ValueType  # 2
+"""Its calls failed: it gets no requests for a while, unless nothing else may serve."""
+BREAKER_STATE_HALF_OPEN: BreakerState.ValueType  # 3
+"""It is tried with a small share of requests."""
+Global___BreakerState: _TypeAlias = BreakerState  # noqa: Y015
 
 @_typing.final
 class Category(_message.Message):
@@ -103,6 +128,8 @@ class Arm(_message.Message):
     OFF_POLICY_COUNT_FIELD_NUMBER: _builtins.int
     LIFECYCLE_FIELD_NUMBER: _builtins.int
     LIFECYCLE_REASON_FIELD_NUMBER: _builtins.int
+    BREAKER_OPEN_UNTIL_TIME_FIELD_NUMBER: _builtins.int
+    BREAKER_STATE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     quality_mean: _builtins.float
     quality_stddev: _builtins.float
@@ -121,9 +148,15 @@ class Arm(_message.Message):
     lifecycle: _router_pb2.Lifecycle.ValueType
     lifecycle_reason: _builtins.str
     """In one sentence why it is not live; empty where it is."""
+    breaker_state: Global___BreakerState.ValueType
+    """Of the model, the same in all categories."""
     @_builtins.property
     def expected_latency(self) -> _duration_pb2.Duration:
         """Unset where no latency was ever reported."""
+
+    @_builtins.property
+    def breaker_open_until_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when it gets no requests because its calls failed; set while `breaker_state` is open."""
 
     def __init__(
         self,
@@ -141,10 +174,12 @@ class Arm(_message.Message):
         off_policy_count: _builtins.int = ...,
         lifecycle: _router_pb2.Lifecycle.ValueType = ...,
         lifecycle_reason: _builtins.str = ...,
+        breaker_open_until_time: _timestamp_pb2.Timestamp | None = ...,
+        breaker_state: Global___BreakerState.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expected_latency", b"expected_latency"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["breaker_open_until_time", b"breaker_open_until_time", "expected_latency", b"expected_latency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_sample_size", b"effective_sample_size", "error_count", b"error_count", "expected_cost_usd", b"expected_cost_usd", "expected_latency", b"expected_latency", "feedback_count", b"feedback_count", "lifecycle", b"lifecycle", "lifecycle_reason", b"lifecycle_reason", "model", b"model", "off_policy_count", b"off_policy_count", "quality_mean", b"quality_mean", "quality_stddev", b"quality_stddev", "share", b"share", "utility_mean", b"utility_mean"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker_open_until_time", b"breaker_open_until_time", "breaker_state", b"breaker_state", "effective_sample_size", b"effective_sample_size", "error_count", b"error_count", "expected_cost_usd", b"expected_cost_usd", "expected_latency", b"expected_latency", "feedback_count", b"feedback_count", "lifecycle", b"lifecycle", "lifecycle_reason", b"lifecycle_reason", "model", b"model", "off_policy_count", b"off_policy_count", "quality_mean", b"quality_mean", "quality_stddev", b"quality_stddev", "share", b"share", "utility_mean", b"utility_mean"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

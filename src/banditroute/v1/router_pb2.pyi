@@ -74,7 +74,7 @@ class _DecisionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Decisi
     DECISION_REASON_ONLY_ELIGIBLE: _DecisionReason.ValueType  # 4
     """No other model was eligible."""
     DECISION_REASON_PROBE: _DecisionReason.ValueType  # 5
-    """A demoted model was asked, to see whether it has recovered."""
+    """A demoted model, or one whose breaker is half open, was asked, to see whether it has recovered."""
 
 class DecisionReason(_DecisionReason, metaclass=_DecisionReasonEnumTypeWrapper): ...
 
@@ -88,7 +88,7 @@ DECISION_REASON_FLOOR: DecisionReason.ValueType  # 3
 DECISION_REASON_ONLY_ELIGIBLE: DecisionReason.ValueType  # 4
 """No other model was eligible."""
 DECISION_REASON_PROBE: DecisionReason.ValueType  # 5
-"""A demoted model was asked, to see whether it has recovered."""
+"""A demoted model, or one whose breaker is half open, was asked, to see whether it has recovered."""
 Global___DecisionReason: _TypeAlias = DecisionReason  # noqa: Y015
 
 class _ExclusionReason:
@@ -110,6 +110,8 @@ class _ExclusionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Exclu
     """Input and output tokens exceed the model's context limit."""
     EXCLUSION_REASON_PAUSED: _ExclusionReason.ValueType  # 6
     """Paused by an operator."""
+    EXCLUSION_REASON_BREAKER_OPEN: _ExclusionReason.ValueType  # 7
+    """Its latest calls failed; its breaker is open."""
 
 class ExclusionReason(_ExclusionReason, metaclass=_ExclusionReasonEnumTypeWrapper): ...
 
@@ -126,6 +128,8 @@ EXCLUSION_REASON_CONTEXT_TOO_LONG: ExclusionReason.ValueType  # 5
 """Input and output tokens exceed the model's context limit."""
 EXCLUSION_REASON_PAUSED: ExclusionReason.ValueType  # 6
 """Paused by an operator."""
+EXCLUSION_REASON_BREAKER_OPEN: ExclusionReason.ValueType  # 7
+"""Its latest calls failed; its breaker is open."""
 Global___ExclusionReason: _TypeAlias = ExclusionReason  # noqa: Y015
 
 class _ErrorKind:
@@ -351,7 +355,7 @@ class RouteResponse(_message.Message):
     """The position of the log up to which the answering state had learned."""
     @_builtins.property
     def fallback_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The other eligible models, best first."""
+        """The other eligible models, best first; those whose breaker is half open last. One whose breaker is open is not among them."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
