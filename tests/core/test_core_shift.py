@@ -57,9 +57,6 @@ def test_late_news_are_no_step_back() -> None:
     assert shift.variance == pytest.approx(1.0 / (1.0 / 0.09 + 2.0 / 0.03))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the gain of an observation is variance / noise; corrected() adds the variance to the noise"
-)
 @given(st.lists(st.floats(-1.0, 1.0), min_size=1, max_size=8), st.data(), st.floats(-1.0, 1.0), st.floats(0.01, 0.3))
 def test_corrections_are_exact_where_no_variance_has_grown(
     residuals: list[float], data: st.DataObject, change: float, noise: float
