@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
+from banditroute.core.breaker import Broken
 from banditroute.core.errors import NoEligibleModel
 from banditroute.core.policy import (
     LEAST_PROBES,
@@ -249,6 +250,30 @@ def test_whatever_is_held_shares_are_shares(
         assert all(row.propensity <= max(most, 0.0) + 1e-12 for row in new)
         room = MOST_ALL_PROBES * (1.0 - sum(row.propensity for row in probed)) / max(1, len(new))
         assert all(row.propensity >= min(least, most, room) - 1e-12 for row in new)
+
+
+BREAKERS = st.lists(st.sampled_from([None, None, "open", 0.01, 0.1, 0.2]), min_size=4, max_size=4)
+
+
+@profile(max_examples=100, derandomize=True, deadline=None)
+@given(LIVES, EVIDENCE, BREAKERS, st.sampled_from([0.0, 0.01, 0.2]), st.sampled_from(QUERIES))
+def test_so_they_are_beside_breakers(
+    lives: list[Lifecycle], evidence: list[float], breakers: list[Any], floor: float, query: dict[str, Any]
+) -> None:
+    lived = dict(zip(FOUR, lives, strict=True))
+    recoveries = {name: each if lived[name] is DEMOTED else max(each, 1e-3) for name, each in zip(FOUR, evidence, strict=True)}
+    states = dict(zip(FOUR, breakers, strict=True))
+    trials = frozenset((name, share) for name, share in states.items() if isinstance(share, float))
+    broken = Broken(frozenset(name for name, state in states.items() if state == "open"), trials)
+    view = view_with(lived, recoveries, floor=floor)
+    try:
+        plan = view.plan(RouteQuery("chat", **query), broken=broken)
+    except NoEligibleModel:
+        return
+    assert sum(plan.propensities) == pytest.approx(1.0, abs=1e-12)
+    assert min(plan.propensities) >= 0.0
+    if not broken.open >= {row.model for row in plan.eligible}:
+        assert not broken.open & set(plan.models)
 
 
 def test_what_is_in_flight_counts_the_same_whoever_asked_before() -> None:
