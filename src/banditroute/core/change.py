@@ -43,6 +43,8 @@ SETTLED_AT = 400
 SETTLED_UP_AT = 100
 CONTRASTS_AT = (30, 60, 120, 240)
 """Observations of rivals since a demotion at which it is asked whether they fell as much."""
+_CHANGED = "changed"
+"""The kind of an alarm's line until it is judged: improved, demoted or degraded."""
 _ELSE = stream_key("", "*")
 
 
@@ -186,7 +188,7 @@ def _alarmed(state: State, told: Told, needed: float, notes: list[Note]) -> Stat
 
 
 def _changed(state: State, told: Told, category: str | None, *, up: bool, found: float, notes: list[Note]) -> State:
-    """An alarm: opens the shift, moves the rows since the change to it, and demotes where a rival is better."""
+    """An alarm: opens the shift and moves the rows since the change to it. Whom that demotes is judged after a refit."""
     model, position = told.drawn, told.event
     key = change_key(model, category)
     held = state.models.get(model, ModelState())
@@ -214,15 +216,13 @@ def _changed(state: State, told: Told, category: str | None, *, up: bool, found:
             state = _ended(state, other, position)
     state = _tests_reset(state, model, category)
     shift = shift.begun(state.pool.of(model).noise)
-    state = judged(state._replace(shifts={**state.shifts, key: shift}), key)
-    shift = state.shifts[key]
-    kind = "improved" if up else "demoted" if shift.demoted else "degraded"
+    state = state._replace(shifts={**state.shifts, key: shift})
     count = len(since)
     former = math.fsum(row.reward[0] - row.residual for row in since) / count if count else 0.0
     latest = math.fsum(row.reward[0] for row in since) / count if count else 0.0
     notes.append(
         Note(
-            kind,
+            _CHANGED,
             _about(key, shift)
             | {
                 "reference": former,
@@ -381,16 +381,23 @@ def _contrasted(state: State, told: Told, values: Sequence[tuple[str, str, float
 # --- rivals ----------------------------------------------------------------------------------------
 
 
-def reviewed(state: State) -> tuple[State, list[Note]]:
-    """After a refit of the pool: demotions are judged anew."""
-    notes: list[Note] = []
+def reviewed(state: State, notes: Sequence[Note]) -> tuple[State, list[Note]]:
+    """After a refit of the pool: demotions are judged anew, those of new changes for the first time. Returns all notes."""
+    found = list(notes)
     for key, shift in sorted(state.shifts.items()):
         state = judged(state, key)
         now = state.shifts[key]
-        if now.demoted != shift.demoted:
+        if now.detected != state.position and now.demoted != shift.demoted:
             more = set(now.demoted) - set(shift.demoted)
-            notes.append(Note("demoted" if more else "released", _about(key, now) | {"formerly_demoted_in": list(shift.demoted)}))
-    return state, notes
+            kind = "demoted" if more else "released"
+            found.append(Note(kind, _about(key, now) | {"formerly_demoted_in": list(shift.demoted)}))
+    return state, [_judged_note(state, note) if note.kind == _CHANGED else note for note in found]
+
+
+def _judged_note(state: State, note: Note) -> Note:
+    shift = state.shifts[change_key(note.body["model"], note.body["category"] or None)]
+    kind = "improved" if shift.up else "demoted" if shift.demoted else "degraded"
+    return Note(kind, {**note.body, "demoted_in": list(shift.demoted)})
 
 
 def judged(state: State, key: str) -> State:

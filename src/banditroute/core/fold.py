@@ -88,9 +88,9 @@ def learn(state: State, event: Event, columns: Columns | None = None) -> tuple[S
     due = event.position % (MEANS_EVERY if event.position > YOUNG else MEANS_EVERY_YOUNG) == 0
     if configured or notes or due or (event.kind == EventKind.OPERATOR and event.body["action"] in ARM_ACTIONS):
         after = after._replace(pool=_refreshed(after, columns or Columns(), configured=configured))
-        for review in (reviewed, floored):
-            after, more = review(after)
-            notes = [*notes, *more]
+        after, notes = reviewed(after, notes)
+        after, more = floored(after)
+        notes = [*notes, *more]
     return after, tuple([Transition(event.position, i, now, *note) for i, note in enumerate(notes, start=1)])
 
 
