@@ -1,7 +1,8 @@
 """A published state and what is derived from it: one `View` per category, made when first asked for.
 
 A view is carried over to the next snapshot as long as nothing that it was made from has changed; so
-learning in one category leaves the others' views, and their cached plans, alone.
+learning in one category leaves the others' views, and their cached plans, alone. Where evidence ages by time, or a change
+is open, whose shift becomes less sure with every event, something always has.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Snapshot:
                 self._views = {
                     name: entry
                     for name, entry in forerunner._views.copy().items()  # route may be adding one right now
-                    if held.get(name) is entry[0] and entry[1].settings.half_life_us is None
+                    if held.get(name) is entry[0] and entry[1].settings.half_life_us is None and entry[1].beliefs.moved is None
                 }
 
     def view(self, category: str) -> View:

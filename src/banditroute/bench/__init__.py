@@ -10,10 +10,11 @@ import platform
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from banditroute.bench import breaker, decide, feedback, fold, propensity, serving
+from banditroute.bench import breaker, decide, drift, feedback, fold, propensity, serving
 
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "propensity": propensity.run,
+    "drift": drift.run,
     "decide": decide.run,
     "fold": fold.run,
     "breaker": breaker.run,

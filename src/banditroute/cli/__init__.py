@@ -33,9 +33,9 @@ for name, command in (
     ("resume", operate.resume),
     ("reset", operate.reset),
     ("simulate", simulate.simulate),
-    ("bench", bench.bench),
 ):
     app.command(name)(command)
+app.add_typer(bench.app, name="bench")
 
 
 def _version(asked: bool) -> None:

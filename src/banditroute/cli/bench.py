@@ -8,16 +8,24 @@ from typing import Annotated, Any
 
 import typer
 
+from banditroute.cli.changes import changes
 from banditroute.cli.options import AsJson
 from banditroute.cli.output import console, print_json, table
 
+app = typer.Typer()
+app.command("changes")(changes)
 
+
+@app.callback(invoke_without_command=True)
 def bench(
+    context: typer.Context,
     quick: Annotated[bool, typer.Option("--quick", help="Shorter runs, wider spread.")] = False,
     only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only these; repeatable.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure this machine: ratios against ceilings taken in the same run."""
+    """Measure this machine: ratios against ceilings taken in the same run. Or, by a command, what is learned."""
+    if context.invoked_subcommand is not None:
+        return
     run = importlib.import_module("banditroute.bench").main  # its setups are nobody else's to load
     try:
         found: Mapping[str, Any] = run(quick=quick, only=only or [])

@@ -22,6 +22,7 @@ from banditroute.core.drift import (
     evidence,
     joined,
     observed,
+    source_of,
     stream_key,
     threshold,
 )
@@ -42,6 +43,8 @@ SETTLED_AT = 400
 SETTLED_UP_AT = 100
 CONTRASTS_AT = (30, 60, 120, 240)
 """Observations of rivals since a demotion at which it is asked whether they fell as much."""
+_CHANGED = "changed"
+"""The kind of an alarm's line until it is judged: improved, demoted or degraded."""
 _ELSE = stream_key("", "*")
 
 
@@ -91,7 +94,10 @@ def rewarded(
         held = state.models.get(model, ModelState())
         row = Row(told.position, told.ordinal, told.time_us, told.category, after, told.z, after[0] - known)
         if first:
-            rows = (*held.rows[-KEPT + 1 :], row)
+            rows = (*held.rows, row)
+            if held.rows and row.position < held.rows[-1].position:  # first judged late
+                rows = tuple(sorted(rows, key=lambda each: each.position))
+            rows = rows[-KEPT:]
         else:
             rows = tuple([row if (old.position, old.category) == (row.position, row.category) else old for old in held.rows])
         return state._replace(models={**state.models, model: ModelState(held.streams, rows)})
@@ -105,7 +111,7 @@ def rewarded(
             own = state.pool.of(model).noise
             shift = shift.tested(after[0], known, noise=own + variance, trust=own / (own + KNOWN_BY * variance))
     else:
-        shift = shift.corrected(after[0] - before[0], noise=noise)
+        shift = shift.corrected(after[0] - before[0], noise=noise / shift.kept(told.position))
     return state._replace(shifts={**state.shifts, key: shift})
 
 
@@ -146,7 +152,8 @@ def _observed(state: State, told: Told, key: str, value: float) -> tuple[State, 
     model, name = told.drawn, told.category
     held = state.models.get(model, ModelState())
     if key not in held.streams and len(held.streams) >= MAX_SOURCES:
-        key = _ELSE
+        source = source_of(key)  # one that is tested apart already stays one source
+        key = stream_key(source, "*") if source in map(source_of, held.streams) else _ELSE
     category = state.categories[name]
     references = category.references.get(model, {})
     stream, reference = observed(held.streams.get(key, Stream()), references.get(key, Reference()), name, value)
@@ -181,7 +188,7 @@ def _alarmed(state: State, told: Told, needed: float, notes: list[Note]) -> Stat
 
 
 def _changed(state: State, told: Told, category: str | None, *, up: bool, found: float, notes: list[Note]) -> State:
-    """An alarm: opens the shift, moves the rows since the change to it, and demotes where a rival is better."""
+    """An alarm: opens the shift and moves the rows since the change to it. Whom that demotes is judged after a refit."""
     model, position = told.drawn, told.event
     key = change_key(model, category)
     held = state.models.get(model, ModelState())
@@ -209,15 +216,13 @@ def _changed(state: State, told: Told, category: str | None, *, up: bool, found:
             state = _ended(state, other, position)
     state = _tests_reset(state, model, category)
     shift = shift.begun(state.pool.of(model).noise)
-    state = judged(state._replace(shifts={**state.shifts, key: shift}), key)
-    shift = state.shifts[key]
-    kind = "improved" if up else "demoted" if shift.demoted else "degraded"
+    state = state._replace(shifts={**state.shifts, key: shift})
     count = len(since)
     former = math.fsum(row.reward[0] - row.residual for row in since) / count if count else 0.0
     latest = math.fsum(row.reward[0] for row in since) / count if count else 0.0
     notes.append(
         Note(
-            kind,
+            _CHANGED,
             _about(key, shift)
             | {
                 "reference": former,
@@ -351,6 +356,7 @@ def _contrasted(state: State, told: Told, values: Sequence[tuple[str, str, float
         if open_change(state, name, rival) is not None:
             continue
         references = state.categories[name].references.get(rival, {})
+        asked = shift.rivals_count
         for source, kind, value in values:
             reference = references.get(stream_key(source, kind))
             if reference is not None and reference.size >= LEAST_OF_ARM:
@@ -360,32 +366,38 @@ def _contrasted(state: State, told: Told, values: Sequence[tuple[str, str, float
                     rivals_sum=shift.rivals_sum + gap,
                     rivals_square=shift.rivals_square + gap * gap,
                 )
-        state = state._replace(shifts={**state.shifts, key: shift})
         count = shift.rivals_count
-        if count in CONTRASTS_AT:
+        shift = shift._replace(contrasted=count >= CONTRASTS_AT[-1])
+        state = state._replace(shifts={**state.shifts, key: shift})
+        if any(asked < at <= count for at in CONTRASTS_AT):
             mean = shift.rivals_sum / count
             error = math.sqrt(max(0.0, shift.rivals_square / count - mean * mean) / count)
             if mean <= 0.5 * shift.mean and mean + 2.0 * error < 0.0:
                 why = f"its rivals fell by {-mean:.3f} too: the traffic changed, not the model"
                 state = settled(state, key, told.event, why, notes)
-            elif count == CONTRASTS_AT[-1]:
-                state = state._replace(shifts={**state.shifts, key: shift._replace(contrasted=True)})
     return state
 
 
 # --- rivals ----------------------------------------------------------------------------------------
 
 
-def reviewed(state: State) -> tuple[State, list[Note]]:
-    """After a refit of the pool: demotions are judged anew."""
-    notes: list[Note] = []
+def reviewed(state: State, notes: Sequence[Note]) -> tuple[State, list[Note]]:
+    """After a refit of the pool: demotions are judged anew, those of new changes for the first time. Returns all notes."""
+    found = list(notes)
     for key, shift in sorted(state.shifts.items()):
         state = judged(state, key)
         now = state.shifts[key]
-        if now.demoted != shift.demoted:
+        if now.detected != state.position and now.demoted != shift.demoted:
             more = set(now.demoted) - set(shift.demoted)
-            notes.append(Note("demoted" if more else "released", _about(key, now) | {"formerly_demoted_in": list(shift.demoted)}))
-    return state, notes
+            kind = "demoted" if more else "released"
+            found.append(Note(kind, _about(key, now) | {"formerly_demoted_in": list(shift.demoted)}))
+    return state, [_judged_note(state, note) if note.kind == _CHANGED else note for note in found]
+
+
+def _judged_note(state: State, note: Note) -> Note:
+    shift = state.shifts[change_key(note.body["model"], note.body["category"] or None)]
+    kind = "improved" if shift.up else "demoted" if shift.demoted else "degraded"
+    return Note(kind, {**note.body, "demoted_in": list(shift.demoted)})
 
 
 def judged(state: State, key: str) -> State:

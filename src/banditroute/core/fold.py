@@ -46,6 +46,8 @@ MEANS_EVERY, VARIANCES_EVERY = 64, 1024
 YOUNG, MEANS_EVERY_YOUNG = 1024, 8
 """Up to this position everything is news: means are refreshed more often, variances at 8, 16, 32 ... 512. A configuration
 refreshes both, since it may bring priors."""
+ARM_ACTIONS = ("pause_arm", "resume_arm", "reset_arm")
+"""What operators do to arms; all that is compared with them is compared anew at once."""
 OVERRIDABLE = ("cost_weight", "latency_weight")
 MAX_WEIGHT = 100.0
 _BAD_EVENT = (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError)
@@ -83,11 +85,12 @@ def learn(state: State, event: Event, columns: Columns | None = None) -> tuple[S
         body = {"event_kind": event.kind, "reason": f"{type(error).__name__}: {str(error)[:200]}"}
         notes = (Note("event_skipped", body),)
     configured = event.kind == EventKind.CONFIG
-    if configured or notes or event.position % (MEANS_EVERY if event.position > YOUNG else MEANS_EVERY_YOUNG) == 0:
+    due = event.position % (MEANS_EVERY if event.position > YOUNG else MEANS_EVERY_YOUNG) == 0
+    if configured or notes or due or (event.kind == EventKind.OPERATOR and event.body["action"] in ARM_ACTIONS):
         after = after._replace(pool=_refreshed(after, columns or Columns(), configured=configured))
-        for review in (reviewed, floored):
-            after, more = review(after)
-            notes = [*notes, *more]
+        after, notes = reviewed(after, notes)
+        after, more = floored(after)
+        notes = [*notes, *more]
     return after, tuple([Transition(event.position, i, now, *note) for i, note in enumerate(notes, start=1)])
 
 
@@ -152,7 +155,7 @@ def _configure(state: State, event: Event) -> Folded:
 def _operate(state: State, event: Event) -> Folded:
     body = event.body
     action = body["action"]
-    if action in ("pause_arm", "resume_arm", "reset_arm"):
+    if action in ARM_ACTIONS:
         return _operate_arm(state, event, action, body["model"], body["category"]), ()
     if action != "set_weights":
         raise ValueError(f"unknown action {action!r}")
@@ -199,8 +202,8 @@ def _feedback(state: State, event: Event) -> Folded:
         return state._replace(recorded_count=state.recorded_count + 1), ()
     category = state.categories[name]
     position, ordinal, time_us = int(after["position"]), int(after["ordinal"]), int(after["time_us"])
-    if not 0 < ordinal <= 2**53 or not 0 <= time_us <= 2**53:
-        raise ValueError("ordinal or time out of range")
+    if not (0 < position <= 2**53 and 0 < ordinal <= 2**53 and 0 <= time_us <= 2**53):
+        raise ValueError("position, ordinal or time out of range")
     time_us = min(time_us, state.append_time_us)
     category = _rebased(category, category.ageing.place(ordinal=ordinal, time_us=time_us), ordinal)
     usage_weight = exp2((ordinal - category.usage_landmark) / USAGE_AGEING_COUNT)
@@ -274,7 +277,7 @@ def _first_values(signals: Mapping[str, Sequence[Any]], before: Mapping[str, Any
         if key not in before and weight > 0.0:
             model, kind, source = key.split(SEPARATOR)
             if model == drawn:
-                found.append((source, kind, value))
+                found.append((source, kind, float(value)))
     return found
 
 

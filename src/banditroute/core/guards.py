@@ -27,18 +27,16 @@ def floored(state: State) -> tuple[State, list[Note]]:
 
 def _floored(state: State, settings: CategorySettings, floor: float, notes: list[Note]) -> State:
     name = settings.name
-    for model in sorted(settings.models):
-        mean, variance = standing(state.pool, name, model)
-        key = open_change(state, name, model)
-        if key is not None:
-            mean, variance = mean + state.shifts[key].mean, variance + state.shifts[key].variance_at(state.position)
+    known = {model: _quality(state, name, model) for model in settings.models}
+    for model in sorted(known, key=lambda model: (known[model], model)):  # where all are below, the best is left
+        mean, variance = known[model]
         error = math.sqrt(variance)
         is_below = (name, model) in state.below
         about = {"model": model, "category": name, "floor": floor, "estimate": mean, "stddev": error}
         if is_below and floor - mean <= ABOVE_AT * error:
             state = state._replace(below=state.below - {(name, model)})
             notes.append(Note("above_floor", about))
-        elif not is_below and floor - mean >= BELOW_AT * error and _agreed(state, settings, model, floor):
+        elif not is_below and floor - mean >= BELOW_AT * error and _seen(state, settings, model, floor):
             others = [each for each in settings.models if each != model]
             if any((name, each) not in state.below and (name, each) not in state.paused for each in others):
                 state = state._replace(below=state.below | {(name, model)})
@@ -46,11 +44,32 @@ def _floored(state: State, settings: CategorySettings, floor: float, notes: list
     return state
 
 
-def _agreed(state: State, settings: CategorySettings, model: str, floor: float) -> bool:
-    """Whether as many sources as the category asks for see the arm below the floor."""
+def _quality(state: State, category: str, model: str) -> tuple[float, float]:
+    """Mean and variance of an arm's quality, with what is known of an open change."""
+    return _with_change(state, category, model, *standing(state.pool, category, model))
+
+
+def _with_change(state: State, category: str, model: str, mean: float, variance: float) -> tuple[float, float]:
+    key = open_change(state, category, model)
+    if key is None:
+        return mean, variance
+    shift = state.shifts[key]
+    return mean + shift.mean, variance + shift.variance_at(state.position)
+
+
+def _seen(state: State, settings: CategorySettings, model: str, floor: float) -> bool:
+    """Whether the arm was itself seen below the floor, as surely, and by as many sources as the category asks for: that most
+    models are worse than a high floor says nothing of one that is new."""
+    name = settings.name
+    precision, mean = state.pool.cells.get(name, {}).get(model, (0.0, 0.0))
+    if precision <= 0.0:
+        return False
+    mean, variance = _with_change(state, name, model, mean, 1.0 / precision)
+    if floor - mean < BELOW_AT * math.sqrt(variance):
+        return False
     if settings.min_sources <= 1:
         return True
-    references = state.categories[settings.name].references.get(model, {})
+    references = state.categories[name].references.get(model, {})
     low = {source_of(key) for key, each in references.items() if each.size >= LEAST_OF_ARM and each.mean < floor}
     return len(low) >= settings.min_sources
 

@@ -215,11 +215,12 @@ class View:
         pure = [0.0] * len(ranked)
         for i, share in zip(tried, thompson([worths[i] for i in tried], [seen.spread[places[i]] for i in tried]), strict=True):
             pure[i] = share
-        shares = with_floor(pure, settings.propensity_floor)
+        floor = settings.propensity_floor
+        shares = with_probes(pure, floor, probes) if probes else with_floor(pure, floor)
         if not self._unheld:
-            probes |= self._first_looks(shares, lives, probes)
-        if probes:
-            shares = with_probes(pure, settings.propensity_floor, probes)
+            looks = self._first_looks(shares, lives, probes)
+            if looks:
+                shares = with_probes(pure, floor, probes | looks)
         eligible = tuple(map(Candidate, names, itertools.repeat(None), means, deviations, costs, worths, shares, lives))
         rows = excluded | dict(zip(places, eligible, strict=True))
         return Plan(
@@ -235,11 +236,12 @@ class View:
 
     def _probes(self, worths: Sequence[float], places: Sequence[int]) -> dict[int, float]:
         """The shares of demoted arms that a live one beats, by rank: about PROBE_SPEND of utility per request, times the
-        evidence of recovery. That is at most 1 in expectation while nothing recovers, so the spend stays."""
+        evidence of recovery. That is at most 1 in expectation while nothing recovers, so the spend stays. Where none is live
+        all serve, but those below their floor only if there are no others."""
         held = [self.arms[place] for place in places]
-        best = next((worth for worth, arm in zip(worths, held, strict=True) if arm.lifecycle not in _PROBED), None)
-        if best is None:
+        if all(arm.recovery == 0.0 for arm in held):
             return {}
+        best = next((worth for worth, arm in zip(worths, held, strict=True) if arm.lifecycle not in _PROBED), -math.inf)
         found = {}
         for i, (worth, arm) in enumerate(zip(worths, held, strict=True)):
             if arm.lifecycle in _PROBED and (worth < best or arm.recovery == 0.0):
@@ -249,7 +251,7 @@ class View:
         return {i: share * min(1.0, MOST_ALL_PROBES / total) for i, share in found.items()}
 
     def _first_looks(self, shares: Sequence[float], lives: Sequence[Lifecycle], probes: Mapping[int, float]) -> dict[int, float]:
-        """The shares of new models, by rank, where they would have less or more than new models get."""
+        """The shares of new models, by rank, where some would have less or more than new models get."""
         new = [i for i, life in enumerate(lives) if life is Lifecycle.ONBOARDING and i not in probes]
         known = len(shares) - len(new) - len(probes)
         if not new or known < 1:
@@ -257,7 +259,8 @@ class View:
         left = 1.0 - sum(probes.values())
         _, least, most = self._onboarding
         least, most = [min(bound, MOST_ALL_PROBES * left / len(new)) for bound in (least, most)]
-        return {i: min(most, max(least, shares[i] * left)) for i in new if not least <= shares[i] * left <= most}
+        bounded = {i: min(most, max(least, shares[i])) for i in new}
+        return bounded if any(shares[i] != share for i, share in bounded.items()) else {}
 
     def _patience(self, worths: Sequence[float], places: Sequence[int], seen: Outline) -> list[float]:
         """How many looks in flight each arm bears, best first, as `places` are; below 0: exploring it does not pay at all."""

@@ -11,6 +11,7 @@ import math
 from typing import NamedTuple
 
 from banditroute.core.drift import GIVEN_UP, Recovery
+from banditroute.core.numerics import exp2
 
 PRIOR_VARIANCE = 0.09
 GROWTH = 0.18 * 0.18 / 2000.0
@@ -19,6 +20,7 @@ LEAST_FIRST, MOST_FIRST, FIRST_ERRORS = 8, 40, 3.0
 """Probes before the test of recovery: as many as make the shift so many standard errors of their mean, within limits."""
 LOW_ERRORS = 3.0
 """Standard deviations of one value below the shifted mean, from where on values count as equally bad."""
+_LOG2_E = 1.4426950408889634
 ERRORS, LEAST_LEVEL, HALF = 1.3, -0.01, 0.5
 """Standard errors by which a shift may be less than it was found to be; the least that is one; half of it is half recovered."""
 KEPT = 200
@@ -98,8 +100,13 @@ class Shift(NamedTuple):
         return self._replace(low=self.mean - LOW_ERRORS * math.sqrt(noise), first=first)
 
     def corrected(self, change: float, *, noise: float) -> Shift:
-        """One observation turned out to be `change` more: exact but for what the variance has grown since."""
-        return self._replace(mean=self.mean + change * self.variance / (self.variance + noise))
+        """One observation turned out to be `change` more: exact where the variance has not grown since."""
+        return self._replace(mean=self.mean + change * min(1.0, self.variance / noise))
+
+    def kept(self, position: int) -> float:
+        """About what is left of the weight of an observation made at `position`, now that the variance has grown, in (0, 1]."""
+        grown = GROWTH * max(0, self.updated - position)
+        return max(1e-9, exp2(-_LOG2_E * grown / self.variance))
 
     def tested(self, value: float, known: float, *, noise: float, trust: float) -> Shift:
         """The test of recovery one probe later.

@@ -35,7 +35,7 @@ class CategoryState(NamedTuple):
 
 
 class ModelState(NamedTuple):
-    """One model's tests across categories, by stream, and its newest rows, oldest first."""
+    """One model's tests across categories, by stream, and its newest rows, by position."""
 
     streams: Mapping[str, Stream] = {}
     rows: tuple[Row, ...] = ()

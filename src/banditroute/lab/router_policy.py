@@ -10,6 +10,7 @@ import numpy as np
 
 from banditroute.core.baselines import Utility
 from banditroute.core.errors import DatasetError
+from banditroute.core.types import Decision, JournalRow, RouteQuery
 from banditroute.lab.source import FloatArray, IntArray
 from banditroute.router import Router
 
@@ -21,6 +22,7 @@ SECONDS_PER_REQUEST = 30.0
 INPUT_TOKENS = 1000
 USD_PER_MTOK = 1_000_000 / INPUT_TOKENS
 """Every request stands for 1,000 input tokens, so 1,000 x a model's mean cost is its price per million."""
+_NOTHING: Mapping[str, Any] = {}
 
 
 class Beliefs(NamedTuple):
@@ -34,7 +36,9 @@ class Beliefs(NamedTuple):
 class RouterPolicy:
     """A `banditroute.Router` on a memory store, a simulated clock of 30 s a request, and a seed.
 
-    It is told each model's mean cost as a list price, and with the feedback what the request really cost.
+    It is told each model's mean cost as a list price, and with the feedback what the request really cost. `present`:
+    which models are configured at first (default: all); `of_all` and `of_category` go into the configuration as they are,
+    the latter into each category's.
     Raises ConfigError where the router refuses the configuration, DatasetError where the priors fit nothing.
     """
 
@@ -47,28 +51,24 @@ class RouterPolicy:
         utility: Utility,
         seed: int,
         priors: Priors | None = None,
+        present: Sequence[bool] | None = None,
+        of_all: Mapping[str, Any] = _NOTHING,
+        of_category: Mapping[str, Any] = _NOTHING,
     ) -> None:
         # Short names: a data set's own may be none that a configuration allows.
         self._categories = {name: f"c{i}" for i, name in enumerate(categories)}
         self._models = {name: f"m{k}" for k, name in enumerate(models)}
         self._now = START_TIME
-        self._decision_id = ""
-        prices = {
-            self._models[name]: {"input_usd_per_mtok": usd * USD_PER_MTOK, "output_usd_per_mtok": 0.0}
-            for name, usd in zip(models, model_costs_usd, strict=True)
-        }
-        category = {
-            "models": list(prices),
+        self._decision: Decision | None = None
+        self._of_all = {"store": "memory:", **of_all}
+        self._of_category = {
             "cost_weight": utility.cost_weight,
             "cost_reference_usd": utility.cost_reference_usd,
-        }
-        config: dict[str, Any] = {
-            "store": "memory:",
-            "models": prices,
-            "categories": {name: dict(category) for name in self._categories.values()},
+            **of_category,
         }
         if priors is not None:
-            config["priors"] = self._translated(priors)
+            self._of_all["priors"] = self._translated(priors)
+        config = self._config(model_costs_usd, [True] * len(models) if present is None else present)
         self._router = Router.from_config(config, store="memory:", clock=lambda: self._now, seed=seed)
 
     def __enter__(self) -> RouterPolicy:
@@ -79,12 +79,43 @@ class RouterPolicy:
 
     def pick(self, category: int) -> int:
         self._now += SECONDS_PER_REQUEST
-        decision = self._router.route(f"c{category}", input_tokens=INPUT_TOKENS, output_tokens=0)
-        self._decision_id = decision.id
-        return int(decision.model[1:])
+        self._decision = self._router.route(f"c{category}", input_tokens=INPUT_TOKENS, output_tokens=0)
+        return int(self._decision.model[1:])
 
     def update(self, *, category: int, model: int, score: float, cost_usd: float) -> None:
-        self._router.feedback(self._decision_id, eval_score=score, cost_usd=cost_usd, source="replay")
+        self.tell(self.decision.id, score=score, cost_usd=cost_usd)
+
+    @property
+    def decision(self) -> Decision:
+        """Of the last pick."""
+        assert self._decision is not None, "nothing was picked yet"
+        return self._decision
+
+    def tell(self, decision_id: str, *, score: float, cost_usd: float | None = None, source: str = "replay") -> None:
+        """What came of any earlier pick, in the words of `source`."""
+        self._router.feedback(decision_id, eval_score=score, cost_usd=cost_usd, source=source)
+
+    def tell_failed(self, decision_id: str) -> None:
+        """The call of an earlier pick timed out."""
+        self._router.feedback(decision_id, error="timeout")
+
+    def reload(self, *, model_costs_usd: Sequence[float], present: Sequence[bool]) -> None:
+        """Another configuration: list prices, and which models there are. Raises ConfigError as at the start."""
+        self._router.reload(self._config(model_costs_usd, present))
+
+    def shares(self) -> FloatArray:
+        """The probability of each model in each category if a request came now; shape (categories, models)."""
+        shares = np.zeros((len(self._categories), len(self._models)))
+        for c in range(len(shares)):
+            query = RouteQuery(f"c{c}", input_tokens=INPUT_TOKENS, output_tokens=0)
+            plan = self._router.engine.snapshot.view(f"c{c}").plan(query)
+            for model, share in zip(plan.models, plan.propensities, strict=True):
+                shares[c, int(model[1:])] = share
+        return shares
+
+    def journal(self) -> list[JournalRow]:
+        """All of it, oldest first; categories are named c0, c1 ..., models m0, m1 ..., in the order given."""
+        return self._router.engine.journal(limit=1_000_000)[::-1]
 
     def beliefs(self) -> Beliefs:
         """What the router believes now, at the mean context, as its reports say it."""
@@ -96,6 +127,15 @@ class RouterPolicy:
             stddev=np.array([[arm.quality_stddev for arm in row] for row in arms]),
             feedback_counts=np.array([[arm.feedback_count for arm in row] for row in arms], dtype=np.int64),
         )
+
+    def _config(self, model_costs_usd: Sequence[float], present: Sequence[bool]) -> dict[str, Any]:
+        prices = {
+            name: {"input_usd_per_mtok": usd * USD_PER_MTOK, "output_usd_per_mtok": 0.0}
+            for name, usd, here in zip(self._models.values(), model_costs_usd, present, strict=True)
+            if here
+        }
+        category = {"models": list(prices), **self._of_category}
+        return {**self._of_all, "models": prices, "categories": {name: dict(category) for name in self._categories.values()}}
 
     def _translated(self, priors: Priors) -> dict[str, dict[str, dict[str, float | None]]]:
         """The priors of what the source has, under the short names."""
