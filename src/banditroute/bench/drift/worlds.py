@@ -3,6 +3,7 @@ worse alike, since the prompts of one category got harder."""
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -136,6 +137,7 @@ def harder_prompts(size: Size, *, slowly: bool, seeds: int) -> dict[str, Any]:
 
 def run(*, quick: bool = False) -> dict[str, Any]:
     """False alarms by budget, and harder prompts, at once and slowly."""
+    logging.getLogger("banditroute.journal").setLevel(logging.CRITICAL)
     seeds, requests, size = (2, 300, Size(600, 300)) if quick else (SEEDS, 8000, Size(4000, 2000))
     return {
         "stationary": {f"budget_{budget:g}": stationary(budget=budget, seeds=seeds, requests=requests) for budget in BUDGETS},
