@@ -78,7 +78,9 @@ class _Told(dict[str, Any]):
 
 
 def _shown(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000.0 else f"{value:.3g}"
 
 
 def _breaker_told(kind: str, parts: _Told, alone: object) -> str:
