@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 setup: $(STAMP) ## create .venv with banditroute and all development tools
 
-demo: $(STAMP) ## watch a real server learn: one minute, nothing else needed
+demo: $(STAMP) ## watch a real server learn, then notice that a model got worse: one minute, nothing else needed
 	@$(BIN)/banditroute demo $(DEMO_FLAGS)
 
 serve: $(STAMP) ## serve examples/banditroute.yaml on 127.0.0.1:50051

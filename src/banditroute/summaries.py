@@ -15,9 +15,9 @@ _DONE_TO_ARMS = {
 
 
 _HAPPENED_TO_MODELS = {
-    "demoted": "{model} got worse by {shift} {where} and is demoted {demoted_where}: only probes go there",
-    "degraded": "{model} got worse by {shift} {where} (from {reference} to {estimate}), but no rival is better: it stays",
-    "improved": "{model} got better by {shift} {where} (from {reference} to {estimate})",
+    "demoted": "{model} got worse by {change} {where} and is demoted {demoted_where}: only probes go there",
+    "degraded": "{model} got worse by {change} {where} (from {reference} to {estimate}), but no rival is better: it stays",
+    "improved": "{model} got better by {change} {where} (from {reference} to {estimate})",
     "probing": "{model} seems to recover {where} (evidence {evidence} of {evidence_needed}): it gets more probes",
     "relapsed": "{model} did not recover after all {where} (evidence {evidence} of {evidence_needed})",
     "promoted": "{model} has recovered {where} (evidence {evidence} of {evidence_needed}): it is live, with all that was known",
@@ -71,6 +71,9 @@ class _Told(dict[str, Any]):
         demoted = body.get("demoted_in")
         names = [str(name) for name in demoted] if isinstance(demoted, list) else []
         self["demoted_where"] = "nowhere" if not names else f"in {names[0]}" if len(names) == 1 else f"in {len(names)} categories"
+        shift = body.get("shift")
+        if isinstance(shift, float):
+            self["change"] = _shown(abs(shift))
         self["where"] = f"in category {body['category']}" if body.get("category") else "in all categories"
 
     def __missing__(self, name: str) -> str:
@@ -78,7 +81,9 @@ class _Told(dict[str, Any]):
 
 
 def _shown(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000.0 else f"{value:.3g}"
 
 
 def _breaker_told(kind: str, parts: _Told, alone: object) -> str:
