@@ -189,6 +189,8 @@ class TestScreen:
         text = "\n".join(lines)
         assert "worse than it was by 0.3" in text
         assert ("DEMOTED" in text) is (height >= 20)
+        if height >= 40:  # there is room for minor ones too
+            assert any(line.startswith("·  1.0 s It is released") for line in lines)
         if width >= 80:
             for each in ("1 ", "2 ", "3 "):
                 assert any(line.startswith(each) for line in lines)

@@ -358,9 +358,10 @@ def _contrasted(state: State, told: Told, values: Sequence[tuple[str, str, float
         references = state.categories[name].references.get(rival, {})
         asked = shift.rivals_count
         for source, kind, value in values:
-            reference = references.get(stream_key(source, kind))
-            if reference is not None and reference.size >= LEAST_OF_ARM:
-                gap = value - reference.mean
+            key_of = stream_key(source, kind)
+            reference, stream = references.get(key_of), state.models[rival].streams.get(key_of)
+            if reference is not None and stream is not None and reference.size >= LEAST_OF_ARM:
+                gap = value - reference.low(stream)
                 shift = shift._replace(
                     rivals_count=shift.rivals_count + 1,
                     rivals_sum=shift.rivals_sum + gap,

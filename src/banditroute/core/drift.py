@@ -68,6 +68,11 @@ class Reference(NamedTuple):
         """Of the reference; 0 before there is one."""
         return self.total / self.size if self.size else 0.0
 
+    def low(self, stream: Stream) -> float:
+        """The mean less the margin of the arm's own test and what such references have been too high by: what values of an
+        arm that did not change are hardly below on average, although it was chosen for its mean."""
+        return max(0.0, self.mean - SLACK - STANDARD_ERRORS * math.sqrt(stream.variance / self.size) + min(0.0, stream.bias))
+
 
 class Stream(NamedTuple):
     """What one source says of one model: values so far, those in references and their squares about these, those that were

@@ -23,6 +23,8 @@ LOW_ERRORS = 3.0
 _LOG2_E = 1.4426950408889634
 ERRORS, LEAST_LEVEL, HALF = 1.3, -0.01, 0.5
 """Standard errors by which a shift may be less than it was found to be; the least that is one; half of it is half recovered."""
+LEAST_PART = 0.25
+"""Of what was found first: a level is no less, for a model that recovers while it is being found how bad it is."""
 KEPT = 200
 """Rows of a model that are kept, so that those since a change can be moved."""
 PAST = 16
@@ -125,11 +127,13 @@ class Shift(NamedTuple):
             told = self._replace(probes=count, probed=total)
             if count < self.first:
                 return told
-            return told._replace(level=_level(total / count, math.sqrt(noise / count)))
+            level = _level(total / count, math.sqrt(noise / count))
+            return told._replace(level=min(level, LEAST_PART * self.mean))
         recovery = self.recovery.after(value, min(1.0, max(floor, known + self.level)), floor=floor, trust=trust)
         if recovery.evidence >= GIVEN_UP:
             return self._replace(recovery=recovery)
-        return self._replace(recovery=Recovery(recovery.epoch + 1), level=_level(self.mean, math.sqrt(self.variance)))
+        level = min(_level(self.mean, math.sqrt(self.variance)), LEAST_PART * self.probed / self.probes)
+        return self._replace(recovery=Recovery(recovery.epoch + 1), level=level)
 
     @property
     def recovered(self) -> bool:

@@ -25,8 +25,8 @@ KEPT = 0.5
 """Of the good answers of the model that degrades, the share that is left."""
 BEFORE, AFTER = 300, 700
 """Requests that are played before it degrades, and after it is back."""
-PROBES, MOST_DEMOTED = 75, 2500
-"""It recovers after so many probes, or requests: the test of recovery first asks up to 60 probes how bad the model is."""
+PROBES, MOST_DEMOTED = 65, 2500
+"""It recovers after so many probes, or requests: the test of recovery first asks up to 40 probes how bad the model is."""
 MOST_UNNOTICED, MOST_UNTIL_BACK = 3000, 5000
 """Requests after which the next step comes even if nothing was noticed."""
 WATCHABLE = 300.0, 120.0

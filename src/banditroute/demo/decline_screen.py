@@ -80,7 +80,7 @@ class DeclineFrame:
                 line.append(" " * (room - len(blocks) + 1))
                 line.append_text(beside[row - tall + 2] if row >= tall - 2 else Text())
                 lines.append(line)
-        what = f"share of the traffic, {size} requests a column; beside it the lifecycle, and the quality as it is believed to be"
+        what = f"share of the traffic, {size} requests a column; lifecycle; share now; quality as believed"
         lines.append(Text(what, style="dim", no_wrap=True, overflow="ellipsis"))
         return lines
 
@@ -117,10 +117,10 @@ def columns(models: Sequence[int], *, count: int, room: int) -> tuple[FloatArray
 
 
 def _event(happening: Happening, mark: str) -> Table:
-    line = Table.grid(padding=(0, 1, 0, 0))
+    line = Table.grid(padding=(0, 1, 0, 0), expand=True)
     line.add_column(width=1, style="bold")
     line.add_column(width=6, justify="right", style="dim")
-    line.add_column(overflow="ellipsis" if happening.minor else "fold", no_wrap=happening.minor)
+    line.add_column(ratio=1, overflow="ellipsis" if happening.minor else "fold", no_wrap=happening.minor)
     style = "dim" if happening.minor else _STYLES.get(happening.kind, "")
     line.add_row(mark, f"{happening.seconds:.1f} s", Text(happening.text, style=style))
     return line
