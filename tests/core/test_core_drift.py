@@ -301,6 +301,16 @@ def test_tests_begin_when_their_references_are_large_enough() -> None:
     assert observed(whole, alone._replace(size=drift.LEAST_ALONE - 1), "chat", 0.5)[1].tests == Pair()
 
 
+def test_what_an_unchanged_arm_is_hardly_below() -> None:
+    stream, reference = Stream(size=97, square=4.82), Reference(size=50, total=40.0)  # variance 5 / 100
+    margin = drift.SLACK + drift.STANDARD_ERRORS * math.sqrt(0.05 / 50)
+    assert reference.low(stream) == pytest.approx(0.8 - margin)
+    too_high = stream._replace(tested=150, gap=-10.0)
+    assert reference.low(too_high) == pytest.approx(0.8 - margin - 10.0 / (150 + drift.BIAS_WEIGHT))
+    assert reference.low(stream._replace(tested=150, gap=10.0)) == reference.low(stream)
+    assert reference._replace(total=0.5).low(stream) == 0.0
+
+
 # --- recovery --------------------------------------------------------------------------------------
 
 
