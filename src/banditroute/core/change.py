@@ -31,7 +31,8 @@ from banditroute.core.lifecycle import Note, lifecycle, utilities
 from banditroute.core.pool import standing
 from banditroute.core.settings import SharedSettings
 from banditroute.core.shift import KEPT, PAST, Row, Shift, Span
-from banditroute.core.state import ModelState, State, change_key, open_change, scope
+from banditroute.core.sights import SEEN
+from banditroute.core.state import CategoryState, ModelState, State, change_key, open_change, present_factor, scope
 from banditroute.core.types import Lifecycle
 
 KNOWN_BY = 20.0
@@ -86,8 +87,10 @@ def rewarded(
     state: State, told: Told, cells: dict[str, Cell], model: str, before: tuple[float, float], after: tuple[float, float]
 ) -> State:
     """The state after a decision's reward of `model` went from `before` to `after`; its cell goes into `cells`."""
-    known, variance = standing(state.pool, told.category, model)
     key = shifts_with(state, told, model)
+    known, variance = standing(state.pool, told.category, model)
+    if key is not None:
+        known, variance = state.shifts[key].known.get(told.category, (known, variance))
     first, off_policy = before[1] == 0.0, model != told.drawn
     if key is None:
         cells[model] = add_reward(cells[model], z=told.z, before=before, after=after, weight=told.weight, off_policy=off_policy)
@@ -206,8 +209,16 @@ def _changed(state: State, told: Told, category: str | None, *, up: bool, found:
             )
             cell = add_reward(of_row.cells[model], z=row.z, before=row.reward, after=(0.0, 0.0), weight=weight, off_policy=False)
             categories[row.category] = of_row._replace(cells={**of_row.cells, model: cell})
-        noise = standing(state.pool, row.category, model)[1] + state.pool.of(model).noise / max(row.reward[1], 1e-3)
-        shift = shift.after(row.residual, noise=noise, position=row.position)
+    names = state.settings.categories if category is None else (category,)
+    known = {
+        name: standing(state.pool, name, model, _own(state, categories[name], model))
+        for name in names
+        if model in state.settings.categories[name].models
+    }
+    for row in since:
+        mean, variance = known.get(row.category) or standing(state.pool, row.category, model)
+        noise = variance + state.pool.of(model).noise / max(row.reward[1], 1e-3)
+        shift = shift.after(row.reward[0] - mean, noise=noise, position=row.position)
     moved = {row.position for row in since}
     kept = tuple([row for row in held.rows if row.position not in moved])
     state = state._replace(categories=categories, models={**state.models, model: held._replace(rows=kept)})
@@ -215,7 +226,7 @@ def _changed(state: State, told: Told, category: str | None, *, up: bool, found:
         for other in [other for other in sorted(state.shifts) if other != model and scope(other)[0] == model]:
             state = _ended(state, other, position)
     state = _tests_reset(state, model, category)
-    shift = shift.begun(state.pool.of(model).noise)
+    shift = shift.begun(state.pool.of(model).noise)._replace(known=known)
     state = state._replace(shifts={**state.shifts, key: shift})
     count = len(since)
     former = math.fsum(row.reward[0] - row.residual for row in since) / count if count else 0.0
@@ -235,6 +246,15 @@ def _changed(state: State, told: Told, category: str | None, *, up: bool, found:
         )
     )
     return state
+
+
+def _own(state: State, category: CategoryState, model: str) -> tuple[float, float]:
+    """What a cell's own evidence says of its mean by now: 1 / variance and mean."""
+    cell = category.cells[model]
+    size = present_factor(state, category) * cell.information[0]
+    if size <= SEEN:
+        return 0.0, 0.0
+    return size / state.pool.of(model).noise, cell.moment[0] / cell.information[0]
 
 
 def _about(key: str, shift: Shift) -> dict[str, Any]:

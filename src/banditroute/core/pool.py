@@ -138,9 +138,10 @@ def _standing(pool: Pool, sights: Sights, precision: Matrix, mean: Matrix) -> Po
     )
 
 
-def standing(pool: Pool, category: str, model: str) -> tuple[float, float]:
-    """Mean and variance of an arm's quality as the fold knows it: its cell, pulled to ability plus difficulty."""
-    precision, mean = pool.cells.get(category, {}).get(model, (0.0, 0.0))
+def standing(pool: Pool, category: str, model: str, own: tuple[float, float] | None = None) -> tuple[float, float]:
+    """Mean and variance of an arm's quality as the fold knows it: its cell, or its `own` (precision, mean), pulled to
+    ability plus difficulty."""
+    precision, mean = pool.cells.get(category, {}).get(model, (0.0, 0.0)) if own is None else own
     usual = pool.of(model).ability + pool.difficulty.get(category, 0.0)
     pull = 1.0 / (pool.spread + STANDING_VARIANCE)
     return (precision * mean + pull * usual) / (precision + pull), 1.0 / (precision + pull)

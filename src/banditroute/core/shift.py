@@ -8,6 +8,7 @@ again. When the change is over delta goes, and all that was known returns at onc
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from banditroute.core.drift import GIVEN_UP, Recovery
@@ -58,7 +59,8 @@ class Span(NamedTuple):
 class Shift(NamedTuple):
     """An open change. `demoted` are the categories where a rival is better by now; `level` is the shift that the test of
     recovery takes for not recovered, 0 until the `first` probes have told, `low` the residual below which all are alike; the
-    rivals' sums are residuals of other models since it was found (`core/change.py` contrasts them)."""
+    rivals' sums are residuals of other models since it was found (`core/change.py` contrasts them); `known` is by category what
+    the model's quality was known to be when the change was found, mean and variance: evidence ages on while the model is out."""
 
     start: int
     detected: int
@@ -79,6 +81,7 @@ class Shift(NamedTuple):
     rivals_sum: float = 0.0
     rivals_square: float = 0.0
     contrasted: bool = False
+    known: Mapping[str, tuple[float, float]] = {}
 
     def variance_at(self, position: int) -> float:
         """Of delta when the log has got to `position`."""
@@ -122,18 +125,16 @@ class Shift(NamedTuple):
         """
         floor = max(0.0, known + self.low)  # what is far below, even for a bad model, says no more than that
         value = max(value, floor)
+        count, total = self.probes + 1, self.probed + value - known
+        told = self._replace(probes=count, probed=total)
+        mean, error = total / count, math.sqrt(noise / count)
         if self.level == 0.0:
-            count, total = self.probes + 1, self.probed + value - known
-            told = self._replace(probes=count, probed=total)
-            if count < self.first:
-                return told
-            level = _level(total / count, math.sqrt(noise / count))
-            return told._replace(level=min(level, LEAST_PART * self.mean))
+            return told if count < self.first else told._replace(level=min(_level(mean, error), LEAST_PART * self.mean))
         recovery = self.recovery.after(value, min(1.0, max(floor, known + self.level)), floor=floor, trust=trust)
         if recovery.evidence >= GIVEN_UP:
-            return self._replace(recovery=recovery)
-        level = min(_level(self.mean, math.sqrt(self.variance)), LEAST_PART * self.probed / self.probes)
-        return self._replace(recovery=Recovery(recovery.epoch + 1), level=level)
+            return told._replace(recovery=recovery)
+        level = min(_level(mean, error), LEAST_PART * self.level)
+        return told._replace(recovery=Recovery(recovery.epoch + 1), level=level)
 
     @property
     def recovered(self) -> bool:

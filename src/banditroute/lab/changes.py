@@ -81,9 +81,13 @@ def degradation(
         "regret_until_demotion": float(losses[begin : min(first + 1, end)].sum()),
         "regret_on_rivals_afterwards": float((losses - lost_on_leader)[min(first + 1, end) : end].sum()),
     }
-    for name, config in FORGETTING.items() if rivals else ():
-        other = play(course, seed=seed, delivery=delivery, of_category=config)
-        figures[f"regret_to_{name}"] = (regret, float(expected_losses(course, other)[begin:end].sum()))
+    if rivals:
+        others = {"told": regret_if_told(source, happens[0], seed=seed, requests=requests)}
+        for name, config in FORGETTING.items():
+            other = play(course, seed=seed, delivery=delivery, of_category=config)
+            others[name] = float(expected_losses(course, other)[begin:end].sum())
+            figures[f"regret_to_{name}"] = (regret, others[name])
+        figures["regret_if_told_to_forgetting"] = (others["told"], others["forgetting"])
     figures["false_promotion"] = float(any(begin <= request < end for request in promoted))
     recovered = [request - end for request in promoted if request >= end]
     figures["requests_to_promotion"] = float(recovered[0]) if recovered else math.nan
@@ -91,6 +95,14 @@ def degradation(
     for after in regained_after:
         figures[f"regained_after_{after}"] = (lost[end] - lost[end + after], lost[end] - lost[begin])
     return figures
+
+
+def regret_if_told(source: Source, degraded: Degraded, *, seed: int, requests: int) -> float:
+    """What is lost meanwhile by a router whose operator takes the model out as soon as it gets worse, and nothing on it: no
+    detector can do much better, since the rest is what there is to be learned about the others."""
+    absent = Absent(model=degraded.model, start=degraded.start, end=degraded.end)
+    course = make_course(source, [degraded, absent], requests=degraded.end or requests, seed=seed, cost_weight=COST_WEIGHT)
+    return float(expected_losses(course, play(course, seed=seed))[degraded.start :].sum())
 
 
 def _false_alarms(run: Played, k: int, begin: int, end: int) -> int:

@@ -103,7 +103,8 @@ def _model(raw: dict[str, Any]) -> ModelState:
 def _shift(raw: Sequence[Any]) -> Shift:
     shift = Shift(*raw)
     epoch, wealth = shift.recovery
-    return shift._replace(recovery=Recovery(epoch, tuple(wealth)), demoted=tuple(shift.demoted))
+    known = {name: (mean, variance) for name, (mean, variance) in shift.known.items()}
+    return shift._replace(recovery=Recovery(epoch, tuple(wealth)), demoted=tuple(shift.demoted), known=known)
 
 
 def decode(body: bytes) -> State:
