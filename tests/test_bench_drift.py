@@ -56,7 +56,7 @@ class Single:
         self.stream = self.stream._replace(waiting=waiting)
         for each in range(CATEGORIES):
             if whole or each == category:
-                self.references[each] = self.references[each]._replace(tests=Pair())
+                self.references[each] = self.references[each]._replace(waiting=0, tests=Pair())
 
     def same_as(self, twin: Twin, model: int) -> bool:
         stream = self.stream
@@ -65,7 +65,8 @@ class Single:
             and (stream.tested, stream.gap) == (twin.tested[model], twin.gap[model])
             and bool((np.array(stream.tests) == twin.tests[model]).all())
             and all(
-                (reference.size, reference.total) == (twin.sizes[model, k], twin.totals[model, k])
+                (reference.size, reference.total, reference.waiting)
+                == (twin.sizes[model, k], twin.totals[model, k], twin.recent[model, k])
                 and bool((np.array(reference.tests) == twin.alone[model, k]).all())
                 for k, reference in enumerate(self.references)
             )

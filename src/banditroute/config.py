@@ -138,7 +138,7 @@ class OnboardingConfig(_Strict):
     """What a model gets that is added to a running log, in each of its categories, while it is new."""
 
     looks: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
-        20, description="feedbacks until it is one like any other; 0: at once"
+        15, description="feedbacks until it is one like any other; 0: at once"
     )
     min_share: Annotated[float, Field(ge=0, le=0.5)] = Field(0.02, description="its least share of the traffic until then")
     max_share: Annotated[float, Field(ge=0.001, le=1)] = Field(0.3, description="and its largest")

@@ -96,8 +96,10 @@ class Snapshot:
             0.0 if (name, model) in state.below else 1.0 if shift is None else shift.recovery.evidence
             for model, shift in zip(settings.models, shifts, strict=True)
         ]
+        means = [0.0 if shift is None else shift.mean for shift in shifts]
         beliefs = beliefs._replace(moved=moved(shifts, noises=beliefs.noises, position=state.position))
-        return View(settings, weights, list(map(Arm, models, used, lives, recoveries)), beliefs, state.settings.onboarding)
+        held = list(map(Arm, models, used, lives, recoveries, means))
+        return View(settings, weights, held, beliefs, state.settings.onboarding)
 
     def _ground(self, name: str) -> _Ground:
         state = self.state

@@ -222,13 +222,13 @@ def test_one_source_alone_raises_nothing(told: dict[str, Wealth], loud: Wealth, 
     ],
 )
 def test_change_points_by_hand(residuals: list[float], at: int) -> None:
-    assert change_point(residuals) == at
+    assert change_point(residuals, noise=0.001) == at
 
 
-@given(st.lists(st.floats(-1.0, 1.0), min_size=1, max_size=40), st.integers(1, 8))
-def test_the_change_point_is_the_most_likely_one(residuals: list[float], least: int) -> None:
-    n = len(residuals)
-    at = change_point(residuals, least=least)
+@given(st.lists(st.floats(-1.0, 1.0), min_size=1, max_size=90), st.floats(0.0, 0.5))
+def test_the_change_point_is_the_most_likely_one(residuals: list[float], noise: float) -> None:
+    n, least = len(residuals), min(40, max(5, int(noise / 0.008)))
+    at = change_point(residuals, noise=noise)
     if n < least:
         assert at == 0
         return
@@ -289,6 +289,22 @@ def test_the_variance_is_that_about_each_arms_own_mean(told: list[tuple[str, flo
     assert stream.square == pytest.approx(squares, abs=1e-9)
     expected = (squares + drift.NOISE_WEIGHT * drift.NOISE) / (len(told) + drift.NOISE_WEIGHT)
     assert stream.variance == pytest.approx(expected)
+
+
+def test_the_margin_is_that_of_the_category_where_one_suddenly_comes_alone() -> None:
+    stream = Stream(seen=QUALIFYING + 400, size=400, square=64.0)
+    usual, alone = Reference(size=20, total=16.0, waiting=3), Reference(size=20, total=16.0, waiting=LAG)
+    for reference, error in ((usual, 1 / 400), (alone, 1 / 20)):
+        low = 0.8 - drift.SLACK - math.sqrt(stream.variance * error)
+        expected = Pair().after(0.3, reference=low, margin=0.0).down
+        assert observed(stream, reference, "chat", 0.3)[0].tests.down == pytest.approx(expected)
+
+
+def test_a_bias_stays_from_so_many_values_on() -> None:
+    waiting = (("chat", 0.2, -0.6),)
+    for tested, later in ((drift.BIAS_SIZE - 1, (drift.BIAS_SIZE, -1.6)), (drift.BIAS_SIZE, (drift.BIAS_SIZE, -1.0))):
+        stream, _ = joined(Stream(tested=tested, gap=-1.0, waiting=waiting), Reference(size=50, total=40.0, waiting=1))
+        assert (stream.tested, stream.gap) == pytest.approx(later)
 
 
 def test_tests_begin_when_their_references_are_large_enough() -> None:

@@ -23,10 +23,10 @@ from banditroute.core.policy import (
     LEAST_PROBES,
     MOST_ALL_PROBES,
     MOST_PROBES,
-    PROBE_SPEND,
     View,
     draw,
     keyed_draw,
+    probe_share,
     reason,
     with_probes,
 )
@@ -38,6 +38,8 @@ LIVE, DEMOTED, PROBING = Lifecycle.LIVE, Lifecycle.DEMOTED, Lifecycle.PROBING
 DISABLED, ONBOARDING = Lifecycle.DISABLED, Lifecycle.ONBOARDING
 FOUR = ("ant", "bee", "cat", "dog")
 QUALITIES = {"ant": 0.8, "bee": 0.7, "cat": 0.6, "dog": 0.3}
+FELL = 0.6
+"""What a demoted arm lost, here."""
 
 
 @functools.cache
@@ -59,7 +61,11 @@ def view_with(
 ) -> View:
     view = known(floor)
     arms = [
-        arm._replace(lifecycle=lives.get(arm.model.name, LIVE), recovery=(recoveries or {}).get(arm.model.name, 1.0))
+        arm._replace(
+            lifecycle=lives.get(arm.model.name, LIVE),
+            recovery=(recoveries or {}).get(arm.model.name, 1.0),
+            shift=-FELL if lives.get(arm.model.name) in (DEMOTED, PROBING) else 0.0,
+        )
         for arm in view.arms
     ]
     return View(view.settings, view.weights, arms, view.beliefs, onboarding or Onboarding())
@@ -76,9 +82,36 @@ def gap(plan: Plan, model: str) -> float:
     return best - rows[model].utility_mean
 
 
-def usual(loss: float) -> float:
-    """The documented share: about PROBE_SPEND of utility per request, within bounds."""
-    return min(MOST_PROBES, max(LEAST_PROBES, PROBE_SPEND / loss)) if loss > PROBE_SPEND else MOST_PROBES
+def usual(loss: float, model: str) -> float:
+    """The share of an arm that is worse by FELL, without evidence of recovery."""
+    view = known(0.0)
+    place = [arm.model.name for arm in view.arms].index(model)
+    return probe_share(loss, shift=-FELL, noise=view.noises[place])
+
+
+def test_a_share_of_probes_is_where_their_cost_and_that_of_finding_out_late_add_up_to_least() -> None:
+    """At a gap of .1 after a fall by .2, of 0/1 scores: 9 * .16 / .04 = 36 probes tell a recovery, which is worth .1."""
+    assert probe_share(0.1, shift=-0.2, noise=0.16) == pytest.approx(math.sqrt(36 / 2000))
+
+    def loss(share: float) -> float:
+        return share * 0.1 + 36 / share * 0.1 / 2000
+
+    best = min((loss(i / 1000), i / 1000) for i in range(20, 300))[1]
+    assert best == pytest.approx(math.sqrt(36 / 2000), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("gap", "shift", "noise", "share"),
+    [
+        (0.3, -0.2, 0.16, LEAST_PROBES),  # it would not be ahead, were it back
+        (0.0, -0.2, 0.16, MOST_PROBES),
+        (0.0, 0.0, 0.16, LEAST_PROBES),  # nothing to find out
+        (0.1, -0.5, 1e-9, math.sqrt(8 * 0.4 / 0.1 / 2000)),  # eight probes at least
+        (1e-300, -1e-300, 0.25, LEAST_PROBES),
+    ],
+)
+def test_shares_of_probes_have_limits(gap: float, shift: float, noise: float, share: float) -> None:
+    assert probe_share(gap, shift=shift, noise=noise) == pytest.approx(share)
 
 
 ASK = RouteQuery("chat")
@@ -89,7 +122,7 @@ ASK = RouteQuery("chat")
 def test_a_demoted_arm_gets_probes_for_what_they_may_cost(model: str, floor: float) -> None:
     plan = view_with({model: DEMOTED}, floor=floor).plan(ASK)
     share = shares(plan)[model]
-    assert share == pytest.approx(usual(gap(plan, model)), rel=1e-12)
+    assert share == pytest.approx(usual(gap(plan, model), model), rel=1e-12)
     assert sum(plan.propensities) == pytest.approx(1.0, abs=1e-12)
     # The live ones share the rest as ever, each above the floor of it.
     live = {name: each for name, each in shares(plan).items() if name != model}
@@ -98,7 +131,7 @@ def test_a_demoted_arm_gets_probes_for_what_they_may_cost(model: str, floor: flo
 
 
 def test_evidence_of_recovery_brings_probes_in_proportion_up_to_the_most() -> None:
-    base = usual(gap(view_with({"cat": DEMOTED}).plan(ASK), "cat"))
+    base = usual(gap(view_with({"cat": DEMOTED}).plan(ASK), "cat"), "cat")
     assert base < MOST_PROBES / 2.0
     for life in (DEMOTED, PROBING):
         for evidence in (1.0, 2.0, 4.0, 1000.0):
@@ -130,7 +163,7 @@ def test_a_demoted_arm_that_beats_all_live_ones_for_a_request_is_as_live() -> No
     view = view_with({"bee": DEMOTED, "ant": DISABLED})
     short, long = (RouteQuery("chat", input_tokens=tokens) for tokens in (0, 40_000))
     held, free = view.plan(long), view.plan(short)
-    assert shares(held)["bee"] == pytest.approx(usual(gap(held, "bee")), rel=1e-12)
+    assert shares(held)["bee"] == pytest.approx(usual(gap(held, "bee"), "bee"), rel=1e-12)
     assert free.models[0] == "bee"
     as_live = view_with({"ant": DISABLED}).plan(short)
     assert (free.propensities, free.models, free.patience) == (as_live.propensities, as_live.models, as_live.patience)
@@ -317,10 +350,10 @@ def test_probes_of_a_fallen_model_as_the_fold_and_the_policy_see_it() -> None:
     plan = Snapshot(story.state, None).view("chat").plan(ASK)
     shift = story.state.shifts["bee"]
     rows = {row.model: row for row in plan.candidates}
-    loss = rows["ant"].utility_mean - rows["bee"].utility_mean
+    loss, noise = rows["ant"].utility_mean - rows["bee"].utility_mean, story.state.pool.of("bee").noise
     assert rows["bee"].lifecycle is DEMOTED
     assert rows["bee"].propensity == pytest.approx(
-        min(MOST_PROBES, max(LEAST_PROBES, usual(loss) * shift.recovery.evidence)), rel=1e-9
+        min(MOST_PROBES, max(LEAST_PROBES, probe_share(loss, shift=shift.mean, noise=noise) * shift.recovery.evidence)), rel=1e-9
     )
     assert reason(plan, 1) is Reason.PROBE
     # What people are shown is what is believed of it now, with how unsure that is.

@@ -8,7 +8,7 @@ import pytest
 
 from banditroute.core.change import PROBING_AT
 from banditroute.core.drift import LAG, SLACK, Reference, Stream, change_point, evidence, observed, threshold
-from banditroute.core.policy import PROBE_SPEND
+from banditroute.core.policy import probe_share
 from banditroute.core.settings import FALSE_ALARMS_PER_MILLION
 from banditroute.core.shift import PRIOR_VARIANCE, Shift
 
@@ -57,7 +57,7 @@ def shift() -> Shift:
 
 
 def test_the_demotion() -> None:
-    assert change_point([0.2] * 10 + [-0.8, 0.2] * 15) == 10
+    assert change_point([0.2] * 10 + [-0.8, 0.2] * 15, noise=NOISE) == 10
     by_hand = -0.3 * 30 / (30 + 0.161 / PRIOR_VARIANCE)
     assert by_hand == pytest.approx(-0.283, abs=5e-4)
     found = shift()
@@ -65,10 +65,11 @@ def test_the_demotion() -> None:
     assert math.sqrt(found.variance) == pytest.approx(0.071, abs=2e-3)  # it grows a little from event to event
     gap = RIVAL - (KNOWN + found.mean)
     assert gap == pytest.approx(0.183, abs=5e-4)
-    share = PROBE_SPEND / gap
-    assert share == pytest.approx(0.027, abs=5e-4)
-    assert 1.0 / share == pytest.approx(37, abs=0.5)
-    assert share * gap == pytest.approx(0.005)
+    assert -found.mean - gap == pytest.approx(0.1)
+    share = probe_share(gap, shift=found.mean, noise=NOISE)
+    assert share == pytest.approx(0.070, abs=5e-4)
+    assert 1.0 / share == pytest.approx(14, abs=0.5)
+    assert share * gap == pytest.approx(0.013, abs=5e-4)
 
 
 def test_the_way_back() -> None:
@@ -78,7 +79,7 @@ def test_the_way_back() -> None:
     noise, trust, position = NOISE + VARIANCE, NOISE / (NOISE + 20 * VARIANCE), DETECTED
     assert trust == pytest.approx(0.889, abs=5e-4)
     for residual in [-0.8, 0.2] * 8 + [-0.3]:
-        position += 37
+        position += 14
         found = found.after(residual, noise=noise, position=position).tested(KNOWN + residual, KNOWN, noise=noise, trust=trust)
     assert found.level == pytest.approx(-0.3 + 1.3 * math.sqrt(0.161 / 17), abs=1e-9)
     assert found.level == pytest.approx(-0.173, abs=5e-4)
@@ -86,12 +87,12 @@ def test_the_way_back() -> None:
     assert right == pytest.approx([1.13, 1.26, 1.50], abs=5e-3)
     e_values = []
     while not found.recovered:
-        share = min(0.3, PROBE_SPEND / max(RIVAL - KNOWN - found.mean, PROBE_SPEND) * found.recovery.evidence)
+        share = min(0.3, probe_share(RIVAL - KNOWN - found.mean, shift=found.mean, noise=NOISE) * found.recovery.evidence)
         position += round(1.0 / share)
         found = found.after(0.2, noise=noise, position=position).tested(1.0, KNOWN, noise=noise, trust=trust)
         e_values.append(found.recovery.evidence)
     assert found.recovery.needed == 100.0
     assert e_values[2] < PROBING_AT < e_values[3] == pytest.approx(3.1, abs=0.05)
-    assert len(e_values) == 14
-    assert e_values[-1] == pytest.approx(111, abs=0.5)
+    assert len(e_values) == 17
+    assert e_values[13] == pytest.approx(111, abs=0.5)
     assert found.mean > 0.5 * found.level

@@ -196,7 +196,7 @@ def _changed(state: State, told: Told, category: str | None, *, up: bool, found:
     key = change_key(model, category)
     held = state.models.get(model, ModelState())
     mine = [row for row in held.rows if category in (None, row.category) and row.category in state.settings.categories]
-    at = change_point([row.residual for row in mine])
+    at = change_point([row.residual for row in mine], noise=state.pool.of(model).noise)
     before, since = mine[:at], mine[at:]
     start = before[-1].position if before else (since[0].position - 1 if since else position)
     shift = Shift(start=start, detected=position, up=up, updated=since[0].position if since else position)
@@ -282,7 +282,7 @@ def _tests_reset(state: State, model: str, category: str | None, *, forget: bool
     for name in categories if category is None else (category,):
         found = categories[name].references
         if model in found:
-            fresh = {} if forget else {key: each._replace(tests=Pair()) for key, each in found[model].items()}
+            fresh = {} if forget else {key: each._replace(waiting=0, tests=Pair()) for key, each in found[model].items()}
             categories[name] = categories[name]._replace(references={**found, model: fresh})
     return state._replace(categories=categories, models={**state.models, model: held._replace(streams=streams)})
 
@@ -427,14 +427,14 @@ def judged(state: State, key: str) -> State:
     if shift.up:
         return state
     model, category = scope(key)
-    doubt = 0.0 if shift.detected == state.position else math.sqrt(shift.variance)
+    doubt = math.sqrt(shift.variance)
     demoted = []
     for name, settings in sorted(state.settings.categories.items()):
         if category not in (None, name) or model not in settings.models or (name, model) in state.paused:
             continue
         found = utilities(state, settings)
         rivals = [each for rival, each in found.items() if rival != model and lifecycle(state, name, rival) is Lifecycle.LIVE]
-        # Once judged, another judgement takes more than what the shift's own error explains.
+        # A judgement takes more than what the shift's own error explains: at first, and to take it back.
         lead = doubt if name in shift.demoted else -doubt
         if rivals and max(rivals) + lead > found[model]:
             demoted.append(name)

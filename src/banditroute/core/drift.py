@@ -33,7 +33,8 @@ SLACK, STANDARD_ERRORS = 0.01, 1.0
 MAX_SOURCES = 8
 """Sources of one model that are tested apart; what others say is tested together."""
 NOISE, NOISE_WEIGHT = 0.06, 3.0
-BIAS_WEIGHT = 50.0
+BIAS_WEIGHT, BIAS_SIZE = 50.0, 400
+"""Tested values of which none, and all, of a bias is believed; and from how many on it stays, so that it learns no fall."""
 
 Wealth = tuple[float, ...]
 NOTHING: Wealth = (0.0,) * len(BETS)
@@ -57,10 +58,12 @@ def _stepped(wealth: Wealth, gain: float, room: float) -> Wealth:
 
 
 class Reference(NamedTuple):
-    """What one source says of one arm: how many values, their sum, and the tests of the arm alone."""
+    """What one source says of one arm: how many values, their sum, how many wait to join these, and the tests of the arm
+    alone."""
 
     size: int = 0
     total: float = 0.0
+    waiting: int = 0
     tests: Pair = Pair()
 
     @property
@@ -105,28 +108,33 @@ def observed(stream: Stream, reference: Reference, category: str, value: float) 
     tests, alone = stream.tests, reference.tests
     gap = None
     if reference.size >= LEAST_OF_ARM and stream.size >= LEAST_OF_MODEL:
-        margin = SLACK + STANDARD_ERRORS * math.sqrt(variance / stream.size)
+        # References' errors cancel as far as categories come as often as they came; one that suddenly comes alone has its own.
+        error = max(1.0 / stream.size, reference.waiting / (LAG * reference.size))
+        margin = SLACK + STANDARD_ERRORS * math.sqrt(variance * error)
         tests = tests.after(value, reference=reference.mean, margin=margin, bias=stream.bias)
         gap = value - reference.mean
     if reference.size >= LEAST_ALONE:
         margin = SLACK + STANDARD_ERRORS * math.sqrt(variance / reference.size)
         alone = alone.after(value, reference=reference.mean, margin=margin)
-    waiting = (*stream.waiting, (category, value, gap)) if stream.seen >= QUALIFYING else ()
+    waits = stream.seen >= QUALIFYING
+    waiting = (*stream.waiting, (category, value, gap)) if waits else ()
     seen, size, square, tested, off, _, _ = stream
-    return Stream(seen + 1, size, square, tested, off, waiting, tests), Reference(reference.size, reference.total, alone)
+    count, total, recent, _ = reference
+    return Stream(seen + 1, size, square, tested, off, waiting, tests), Reference(count, total, recent + waits, alone)
 
 
 def joined(stream: Stream, reference: Reference) -> tuple[Stream, Reference]:
     """The oldest value that waits joins `reference`, which is that of its category."""
     seen, size, square, tested, gap, waiting, tests = stream
-    count, total, alone = reference
+    count, total, recent, alone = reference
     _, value, off = waiting[0]
     if count:
         about = value - total / count
         square += about * about * (count / (count + 1.0))
-    if off is not None:
+    if off is not None and tested < BIAS_SIZE:
         tested, gap = tested + 1, gap + off
-    return Stream(seen, size + 1, square, tested, gap, waiting[1:], tests), Reference(count + 1, total + value, alone)
+    joint = Reference(count + 1, total + value, max(0, recent - 1), alone)
+    return Stream(seen, size + 1, square, tested, gap, waiting[1:], tests), joint
 
 
 def evidence(wealths: Mapping[str, Wealth], *, min_sources: int) -> float:
@@ -157,14 +165,20 @@ def source_of(key: str) -> str:
     return key.rpartition("\x1f")[0]
 
 
+LEAST_SINCE, MOST_SINCE, NOISE_SINCE = 5, 40, 0.008
+"""Values since a change: one for each so much of their variance, within limits."""
+
+
 def threshold(false_alarms_per_million: float) -> float:
     """A: what the evidence must exceed. Both levels together then raise at most so many false alarms in a million values."""
     return LEVELS * 1e6 / false_alarms_per_million
 
 
-def change_point(residuals: Sequence[float], *, least: int = 5) -> int:
+def change_point(residuals: Sequence[float], *, noise: float) -> int:
     """The index from which on `residuals`, oldest first, most likely have another mean: argmax over k of S_k^2 / (n - k), S_k
-    the sum from k on (maximum likelihood of a Gaussian's change, the former mean 0)."""
+    the sum from k on (maximum likelihood of a Gaussian's change, the former mean 0). A change has so many residuals at least
+    that a run of luck is no change; `noise` is the variance of one."""
+    least = int(min(MOST_SINCE, max(LEAST_SINCE, noise / NOISE_SINCE)))
     best, at, total = -1.0, max(0, len(residuals) - least), 0.0
     for back, residual in enumerate(reversed(residuals), start=1):
         total += residual

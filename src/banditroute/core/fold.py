@@ -39,7 +39,7 @@ from banditroute.core.sights import Columns
 from banditroute.core.state import CategoryState, State, half_lives, present_factor, usage_half_lives
 from banditroute.core.types import Event, EventKind, Transition
 
-FOLD_VERSION = 3
+FOLD_VERSION = 4
 """Raised whenever the same events would give another state. Checkpoints of another version are not used."""
 
 MEANS_EVERY, VARIANCES_EVERY = 64, 1024

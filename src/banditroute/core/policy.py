@@ -36,8 +36,10 @@ _EQUAL, _LEAST_DIFFERENCE = 1e-9, 1e-14
 _SQRT_HALF = math.sqrt(0.5)
 _INV_SQRT_2PI = 1.0 / math.sqrt(2.0 * math.pi)
 PLAN_CACHE_SIZE = 16
-PROBE_SPEND, LEAST_PROBES, MOST_PROBES, MOST_ALL_PROBES = 0.005, 0.02, 0.3, 0.5
-"""Utility per request that probing a demoted arm may cost; its least and most share, and the most of all together."""
+RECOVERIES, LEAST_PROBES, MOST_PROBES, MOST_ALL_PROBES = 1.0 / 2000.0, 0.02, 0.3, 0.5
+"""How likely a demoted arm is to recover at a request; its least and most share of probes, and the most of all together."""
+LEAST_PROOF, PROOF_ERRORS = 8.0, 3.0
+"""Probes that tell a recovery: so many, or as many as make the shift so many standard errors of their mean."""
 MOST_ALL_TRIALS = 0.4
 """The most share of all models together whose breaker is half open."""
 _NONE: Mapping[str, int] = {}
@@ -58,6 +60,8 @@ class Arm(NamedTuple):
     lifecycle: Lifecycle = Lifecycle.LIVE
     recovery: float = 1.0
     """Evidence (e-value) that a demoted arm is again what it was; 0 for one that is below its floor."""
+    shift: float = 0.0
+    """By how much it is better than it was."""
 
 
 class Outline(NamedTuple):
@@ -176,7 +180,7 @@ class View:
         delay_weight = self.weights.latency / settings.latency_reference_s
         ranked: list[_Ranked] = []
         excluded: dict[int, Candidate] = {}
-        for place, ((model, use, life, _), mean, stddev) in enumerate(zip(self.arms, seen.mean, seen.stddev, strict=True)):
+        for place, ((model, use, life, _, _), mean, stddev) in enumerate(zip(self.arms, seen.mean, seen.stddev, strict=True)):
             name, in_price, out_price, _, token_limit, _ = model
             into, out, ratio, unpriced, latency = use
             if asked_in is not None:
@@ -235,9 +239,9 @@ class View:
         )
 
     def _probes(self, worths: Sequence[float], places: Sequence[int]) -> dict[int, float]:
-        """The shares of demoted arms that a live one beats, by rank: about PROBE_SPEND of utility per request, times the
-        evidence of recovery. That is at most 1 in expectation while nothing recovers, so the spend stays. Where none is live
-        all serve, but those below their floor only if there are no others."""
+        """The shares of demoted arms that a live one beats, by rank (`probe_share`), times the evidence of recovery. That is
+        at most 1 in expectation while nothing recovers, so what probes cost stays. Where none is live all serve, but those
+        below their floor only if there are no others."""
         held = [self.arms[place] for place in places]
         if all(arm.recovery == 0.0 for arm in held):
             return {}
@@ -245,7 +249,7 @@ class View:
         found = {}
         for i, (worth, arm) in enumerate(zip(worths, held, strict=True)):
             if arm.lifecycle in _PROBED and (worth < best or arm.recovery == 0.0):
-                usual = min(MOST_PROBES, max(LEAST_PROBES, PROBE_SPEND / max(best - worth, PROBE_SPEND)))
+                usual = probe_share(best - worth, shift=arm.shift, noise=self.noises[places[i]])
                 found[i] = min(MOST_PROBES, max(LEAST_PROBES, usual * arm.recovery))
         total = sum(found.values())
         return {i: share * min(1.0, MOST_ALL_PROBES / total) for i, share in found.items()}
@@ -301,6 +305,22 @@ def _set_apart(ranked: list[_Ranked], broken: Broken, excluded: dict[int, Candid
         return left, []
     scale = min(1.0, MOST_ALL_TRIALS / sum([shares[row[2]] for row in trials]))
     return [row for row in left if row[2] not in shares] + trials, [shares[row[2]] * scale for row in trials]
+
+
+def probe_share(gap: float, *, shift: float, noise: float) -> float:
+    """The share of requests to probe a demoted arm with: sqrt(h n G / D) within limits.
+
+    At a share p probes cost p D a request, and a recovery, which comes with probability h, is found n / p requests late,
+    at a loss of G each: p D + h G n / p is least there.
+
+    Args:
+        gap: D, utility of the best arm less this one's now.
+        shift: by how much it is worse than it was, below 0; were it back, it would be ahead by G = -shift - gap.
+        noise: variance of one value.
+    """
+    gap, lead = max(gap, _EQUAL), -shift - gap
+    proof = max(LEAST_PROOF, PROOF_ERRORS * PROOF_ERRORS * noise / max(shift * shift, _EQUAL))
+    return min(MOST_PROBES, max(LEAST_PROBES, math.sqrt(max(0.0, RECOVERIES * proof * lead / gap))))
 
 
 def with_probes(pure: Sequence[float], floor: float, probes: Mapping[int, float]) -> list[float]:

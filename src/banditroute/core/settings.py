@@ -92,7 +92,7 @@ class CategorySettings(NamedTuple):
 class Onboarding(NamedTuple):
     """What a new model gets in each of its categories until so many feedbacks are in."""
 
-    looks: int = 20
+    looks: int = 15
     min_share: float = 0.02
     max_share: float = 0.3
 

@@ -131,6 +131,10 @@ class Shift(NamedTuple):
         if self.level == 0.0:
             return told if count < self.first else told._replace(level=min(_level(mean, error), LEAST_PART * self.mean))
         recovery = self.recovery.after(value, min(1.0, max(floor, known + self.level)), floor=floor, trust=trust)
+        unsure = math.sqrt(self.variance)
+        if recovery.evidence >= recovery.needed and self.mean + unsure <= HALF * self.level:  # better, but not what it was
+            level = min(LEAST_LEVEL, max(self.level, self.mean + ERRORS * unsure))
+            return told._replace(recovery=Recovery(recovery.epoch + 1), level=level)
         if recovery.evidence >= GIVEN_UP:
             return told._replace(recovery=recovery)
         level = min(_level(mean, error), LEAST_PART * self.level)

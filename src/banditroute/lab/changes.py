@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from banditroute.core.policy import LEAST_PROBES, MOST_PROBES, PROBE_SPEND
+from banditroute.core.policy import probe_share
 from banditroute.lab.happenings import PROMPT, Absent, Course, Degraded, Delivery, Down, Repriced, make_course
 from banditroute.lab.plays import NEVER, Played, Voice, play
 from banditroute.lab.replay import mean_utilities
@@ -76,7 +76,7 @@ def degradation(
             float((run.told_at < NEVER).sum()),
         ),
         "share_before": float(run.propensities[max(0, begin - WINDOW) : begin, k].mean()),
-        **_after_demotion(course, run, k, first=first, end=end),
+        **_after_demotion(course, run, k, loss=loss, first=first, end=end),
         "regret": regret,
         "regret_until_demotion": float(losses[begin : min(first + 1, end)].sum()),
         "regret_on_rivals_afterwards": float((losses - lost_on_leader)[min(first + 1, end) : end].sum()),
@@ -111,9 +111,9 @@ def _false_alarms(run: Played, k: int, begin: int, end: int) -> int:
     return len([line for line in alarms if line.model != k or not begin <= line.request < end])
 
 
-def _after_demotion(course: Course, run: Played, k: int, *, first: int, end: int) -> Figures:
+def _after_demotion(course: Course, run: Played, k: int, *, loss: float, first: int, end: int) -> Figures:
     """Of the degraded model: its share from WINDOW requests after the demotion on, where a rival is better, less the share that
-    probes may have there; what it costs from the demotion on, in utility per request."""
+    probes should have there, were all known; what it costs from the demotion on, in utility per request."""
     start = first + WINDOW
     if first == NEVER or start >= end:
         return {"share_after": math.nan, "share_over_probes": math.nan, "spent_on_probes": math.nan}
@@ -121,14 +121,20 @@ def _after_demotion(course: Course, run: Played, k: int, *, first: int, end: int
     window = np.arange(start, min(end, start + WINDOW))
     beaten = window[gaps[window] > 0.0]
     shares, spent = run.propensities[:, k], slice(first + 1, end)
-    over = (
-        shares[beaten].mean() - np.clip(PROBE_SPEND / gaps[beaten], LEAST_PROBES, MOST_PROBES).mean() if len(beaten) else math.nan
-    )
+    planned = [probe_share(gap, shift=-loss, noise=_noise(course, k)) for gap in gaps[beaten].tolist()]
+    over = shares[beaten].mean() - np.mean(planned) if planned else math.nan
     return {
         "share_after": float(shares[window].mean()),
         "share_over_probes": float(over),
         "spent_on_probes": float((shares[spent] * gaps[spent]).mean()),
     }
+
+
+def _noise(course: Course, k: int) -> float:
+    """The variance of one score of a model about its category's mean."""
+    scores, categories = course.stream.scores[:, k], course.stream.categories
+    sums, counts = np.bincount(categories, weights=scores), np.maximum(np.bincount(categories), 1)
+    return float(np.mean((scores - (sums / counts)[categories]) ** 2))
 
 
 def standing_firm(source: Source, *, seed: int, requests: int, loss: float) -> Figures:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from banditroute.core.drift import (
     BETS,
+    BIAS_SIZE,
     BIAS_WEIGHT,
     LAG,
     LEAST_ALONE,
@@ -54,6 +55,7 @@ class Twin:
         self.tested, self.gap = np.zeros(models), np.zeros(models)
         self.tests = np.zeros((models, 2, len(BETS)))
         self.sizes, self.totals = np.zeros((models, categories)), np.zeros((models, categories))
+        self.recent = np.zeros((models, categories), dtype=np.int64)
         self.alone = np.zeros((models, categories, 2, len(BETS)))
         self._waiting = np.zeros((models, LAG + 1))  # rings: the oldest at `_oldest`, `_depth` of them
         self._waiting_in = np.zeros((models, LAG + 1), dtype=np.int64)
@@ -68,7 +70,8 @@ class Twin:
         off = np.full(len(models), np.nan)
         on = np.flatnonzero((sizes >= LEAST_OF_ARM) & (size >= LEAST_OF_MODEL))
         if on.size:
-            margin = SLACK + STANDARD_ERRORS * np.sqrt(variance[on] / size[on])
+            recent = self.recent[models[on], categories[on]] / (LAG * sizes[on])
+            margin = SLACK + STANDARD_ERRORS * np.sqrt(variance[on] * np.maximum(1.0 / size[on], recent))
             bias = self.gap[models[on]] / (self.tested[models[on]] + BIAS_WEIGHT)
             self.tests[models[on]] = after(self.tests[models[on]], values[on], reference=mean[on], margin=margin, bias=bias)
             off[on] = values[on] - mean[on]
@@ -87,6 +90,7 @@ class Twin:
                 off[on],
             )
             self._depth[waits] += 1
+            self.recent[waits, categories[on]] += 1
         self.seen[models] += 1
         on = np.flatnonzero(self._depth[models] > LAG)
         if on.size:
@@ -100,10 +104,11 @@ class Twin:
         self.square[models] += gap * gap * (count / (count + 1.0))
         self.size[models] += 1.0
         off = self._waiting_off[models, at]
-        known = ~np.isnan(off)
+        known = ~np.isnan(off) & (self.tested[models] < BIAS_SIZE)
         self.tested[models] += known
         self.gap[models] += np.where(known, off, 0.0)
         self.sizes[arms], self.totals[arms] = count + 1.0, total + values
+        self.recent[arms] -= 1
         self._oldest[models], self._depth[models] = (at + 1) % (LAG + 1), self._depth[models] - 1
 
     def alarms(self, models: Index, categories: Index, needed: float) -> list[Alarm]:
@@ -124,10 +129,10 @@ class Twin:
     def begin_anew(self, model: int) -> None:
         """All of a model's tests, and nothing waits."""
         self.tests[model], self.alone[model] = 0.0, 0.0
-        self._depth[model] = 0
+        self._depth[model], self.recent[model] = 0, 0
 
     def _arm_anew(self, model: int, category: int) -> None:
-        self.alone[model, category] = 0.0
+        self.alone[model, category], self.recent[model, category] = 0.0, 0
         at = (self._oldest[model] + np.arange(self._depth[model])) % (LAG + 1)
         at = at[self._waiting_in[model, at] != category]
         self._depth[model], self._oldest[model] = len(at), 0
