@@ -206,6 +206,25 @@ def test_feedback_for_a_removed_model_is_recorded(router: Router, decision: Deci
     assert arm_of(router, "big").off_policy_count == 1
 
 
+def test_signals_of_a_change_that_is_over_are_recorded_and_what_was_spent_is_learned(router: Router) -> None:
+    def served(count: int, score: float) -> None:
+        for _ in range(count):
+            router.feedback(router.route("chat", allowed_models=["small"]).id, eval_score=score)
+
+    served(250, 0.9)
+    while not router.engine.snapshot.state.shifts:
+        served(1, 0.1)
+    late = router.route("chat", allowed_models=["small"])
+    router.reset("small", reason="it is mended")
+    assert router.engine.snapshot.state.past
+    before = arm_of(router, "small")
+    receipt = router.feedback(late.id, eval_score=0.1, cost_usd=0.01)
+    assert (receipt.disposition, *receipt.signal_dispositions, *receipt.attempt_dispositions) == (APPLIED, RECORDED, APPLIED)
+    assert arm_of(router, "small").quality_mean == before.quality_mean
+    fresh = router.route("chat", allowed_models=["small"])
+    assert router.feedback(fresh.id, eval_score=0.1).signal_dispositions == (APPLIED,)
+
+
 def test_feedback_for_a_removed_category_is_recorded(router: Router, decision: Decision) -> None:
     other = config()
     other["categories"] = {"talk": other["categories"]["chat"]}

@@ -180,8 +180,6 @@ class Engine:
         violations = check_report(report, drawn=token.model, known_models=category.cells if category else (token.model,))
         if violations:
             raise InvalidRequest(violations)
-        settings = state.settings.categories.get(token.category)
-        live = settings.models if settings else ()
         answer: Future[FeedbackReceipt] = Future()
         answer.set_running_or_notify_cancel()  # it is on its way to the disk: too late to cancel
 
@@ -191,7 +189,7 @@ class Engine:
             if error is not None:
                 answer.set_exception(error)
             else:
-                answer.set_result(answered(done.result(), report, drawn=token.model, live=live))
+                answer.set_result(answered(done.result(), report, state=state, token=token))
 
         if report.signals:
             self._in_flight.answered(token.category, token.model, token.decision)

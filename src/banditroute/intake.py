@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from banditroute.core.change import ended_since
 from banditroute.core.settings import SharedSettings
+from banditroute.core.state import State
 from banditroute.core.types import Attempt, Disposition, FeedbackReceipt, FeedbackReport, Signal
 from banditroute.log.base import FeedbackAppend
 from banditroute.tokens import DecisionToken
@@ -58,18 +60,23 @@ def _body(token: DecisionToken) -> dict[str, Any]:
     }
 
 
-def answered(receipt: FeedbackReceipt, report: FeedbackReport, *, drawn: str, live: Collection[str]) -> FeedbackReceipt:
-    """The receipt with RECORDED where an arm no longer exists: durable, but nothing is learned from it."""
-    named = [*[signal.model for signal in report.signals], *[attempt.model for attempt in report.attempts]]
-    if all((model or drawn) in live for model in named):
+def answered(receipt: FeedbackReceipt, report: FeedbackReport, *, state: State, token: DecisionToken) -> FeedbackReceipt:
+    """The receipt with RECORDED for what is durable, but teaches nothing: of an arm that no longer exists, and signals of a
+    change of its model that is over."""
+    settings = state.settings.categories.get(token.category)
+    live: Collection[str] = settings.models if settings else ()
+    named = {each.model or token.model for each in (*report.signals, *report.attempts)}
+    gone = {model for model in named if model not in live}
+    over = {model for model in named if ended_since(state, category=token.category, model=model, made=token.state_position)}
+    if not gone and not over:
         return receipt
 
-    def mark(disposition: Disposition, model: str) -> Disposition:
+    def mark(disposition: Disposition, model: str, unheard: Collection[str]) -> Disposition:
         fresh = disposition in (Disposition.APPLIED, Disposition.CORRECTED)
-        return Disposition.RECORDED if fresh and (model or drawn) not in live else disposition
+        return Disposition.RECORDED if fresh and (model or token.model) in unheard else disposition
 
-    signals = tuple(mark(d, s.model) for d, s in zip(receipt.signal_dispositions, report.signals, strict=True))
-    attempts = tuple(mark(d, a.model) for d, a in zip(receipt.attempt_dispositions, report.attempts, strict=True))
+    signals = tuple([mark(d, s.model, gone | over) for d, s in zip(receipt.signal_dispositions, report.signals, strict=True)])
+    attempts = tuple([mark(d, a.model, gone) for d, a in zip(receipt.attempt_dispositions, report.attempts, strict=True)])
     whole = receipt.disposition
     if whole is Disposition.APPLIED and not {Disposition.APPLIED, Disposition.CORRECTED} & {*signals, *attempts}:
         whole = Disposition.RECORDED

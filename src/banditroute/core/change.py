@@ -77,6 +77,14 @@ def ended_with(state: State, told: Told, model: str) -> bool:
     )
 
 
+def ended_since(state: State, *, category: str, model: str, made: int) -> bool:
+    """Whether a decision made from state `made` came between a change's alarm and its end: `ended_with`, as far as it can be
+    told before the log knows when the decision was first judged."""
+    return bool(state.past) and any(
+        span.detected <= made < span.end for key in (model, change_key(model, category)) for span in state.past.get(key, ())
+    )
+
+
 def shifts_with(state: State, told: Told, model: str) -> str | None:
     """The key of the open change that a decision belongs to."""
     key = open_change(state, told.category, model)

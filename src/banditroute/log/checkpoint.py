@@ -72,9 +72,7 @@ def _category(raw: dict[str, Any]) -> CategoryState:
         revision=raw["revision"],
         usage_landmark=raw["usage_landmark"],
         references={
-            model: {
-                key: Reference(size, total, waiting, _pair(tests)) for key, (size, total, waiting, tests) in streams.items()
-            }
+            model: {key: Reference(size, total, waiting, _pair(tests)) for key, (size, total, waiting, tests) in streams.items()}
             for model, streams in raw["references"].items()
         },
     )

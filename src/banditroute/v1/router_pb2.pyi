@@ -181,7 +181,7 @@ class _DispositionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Dispositi
     DISPOSITION_STALE: _Disposition.ValueType  # 4
     """Observed before the value already known; nothing changed."""
     DISPOSITION_RECORDED: _Disposition.ValueType  # 5
-    """Durable, but its arm no longer exists, so nothing was learned from it."""
+    """Durable, but nothing was learned from it: its arm no longer exists, or it speaks of a change of its model that is over."""
 
 class Disposition(_Disposition, metaclass=_DispositionEnumTypeWrapper): ...
 
@@ -195,7 +195,7 @@ DISPOSITION_CORRECTED: Disposition.ValueType  # 3
 DISPOSITION_STALE: Disposition.ValueType  # 4
 """Observed before the value already known; nothing changed."""
 DISPOSITION_RECORDED: Disposition.ValueType  # 5
-"""Durable, but its arm no longer exists, so nothing was learned from it."""
+"""Durable, but nothing was learned from it: its arm no longer exists, or it speaks of a change of its model that is over."""
 Global___Disposition: _TypeAlias = Disposition  # noqa: Y015
 
 @_typing.final
