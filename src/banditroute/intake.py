@@ -65,7 +65,7 @@ def answered(receipt: FeedbackReceipt, report: FeedbackReport, *, state: State, 
     change of its model that is over."""
     settings = state.settings.categories.get(token.category)
     live: Collection[str] = settings.models if settings else ()
-    named = {each.model or token.model for each in (*report.signals, *report.attempts)}
+    named = {model or token.model for model in [*[s.model for s in report.signals], *[a.model for a in report.attempts]]}
     gone = {model for model in named if model not in live}
     over = {model for model in named if ended_since(state, category=token.category, model=model, made=token.state_position)}
     if not gone and not over:
