@@ -7,9 +7,10 @@ import random
 
 import pytest
 
-from banditroute.core.baselines import UCB1, BestFixed, CategoryOracle, EpsilonGreedy, Policy, Random, Utility
+from banditroute.core.baselines import UCB1, EpsilonGreedy, Policy, Random, Utility
 
 UTILITY = Utility(cost_weight=0.5, cost_reference_usd=2.0)
+BOTH = (0, 1)
 FREE = Utility(cost_weight=0.0, cost_reference_usd=1.0)
 
 
@@ -38,14 +39,14 @@ def test_utility_and_its_unit_form() -> None:
 
 def test_epsilon_greedy_tries_all_then_takes_the_best_mean() -> None:
     policy = EpsilonGreedy(categories=2, models=2, utility=UTILITY, rng=Fixed(0.9))
-    assert policy.pick(0) == 0
+    assert policy.pick(0, BOTH) == 0
     feed(policy, 0.6, model=0)
-    assert policy.pick(0) == 1
+    assert policy.pick(0, BOTH) == 1
     feed(policy, 0.9, model=1, cost_usd=2.0)  # utility 0.4
-    assert policy.pick(0) == 0
+    assert policy.pick(0, BOTH) == 0
     feed(policy, 0.0, model=0)  # mean 0.3
-    assert policy.pick(0) == 1
-    assert policy.pick(1) == 0  # the other category has learned nothing
+    assert policy.pick(0, BOTH) == 1
+    assert policy.pick(1, BOTH) == 0  # the other category has learned nothing
 
 
 def test_epsilon_greedy_explores_uniformly_at_its_rate() -> None:
@@ -53,21 +54,21 @@ def test_epsilon_greedy_explores_uniformly_at_its_rate() -> None:
     for model in range(4):
         feed(policy, 1.0 if model == 2 else 0.0, model=model)
     n = 4000
-    others = sum(policy.pick(0) != 2 for _ in range(n))
+    others = sum(policy.pick(0, (0, 1, 2)) != 2 for _ in range(n))
     assert abs(others / n - 0.15) < 4 * math.sqrt(0.15 * 0.85 / n)
 
 
 def test_ucb1_follows_its_formula() -> None:
     policy = UCB1(categories=1, models=2, utility=FREE)
-    assert policy.pick(0) == 0
+    assert policy.pick(0, BOTH) == 0
     feed(policy, 0.9, model=0)
-    assert policy.pick(0) == 1
+    assert policy.pick(0, BOTH) == 1
     feed(policy, 0.1, model=1)
     n, sums = [1, 1], [0.9, 0.1]
     for _ in range(60):
         bounds = [s / c + math.sqrt(2 * math.log(sum(n)) / c) for s, c in zip(sums, n, strict=True)]
         expected = 0 if bounds[0] >= bounds[1] else 1
-        assert policy.pick(0) == expected
+        assert policy.pick(0, BOTH) == expected
         feed(policy, (0.9, 0.1)[expected], model=expected)
         n[expected] += 1
         sums[expected] += (0.9, 0.1)[expected]
@@ -76,16 +77,29 @@ def test_ucb1_follows_its_formula() -> None:
 
 def test_random_is_uniform_and_repeatable() -> None:
     def draws(seed: int) -> list[int]:
-        policy = Random(models=3, rng=random.Random(seed))
-        return [policy.pick(0) for _ in range(3000)]
+        policy = Random(rng=random.Random(seed))
+        return [policy.pick(0, (0, 1, 2)) for _ in range(3000)]
 
     assert draws(1) == draws(1) != draws(2)
     assert all(abs(draws(1).count(k) - 1000) < 4 * math.sqrt(3000 * 2 / 9) for k in range(3))
 
 
-def test_told_policies_do_not_learn() -> None:
-    fixed, oracle = BestFixed(model=1), CategoryOracle(best=[2, 0])
-    for policy in (fixed, oracle):
-        feed(policy, 0.0, model=1)
-    assert [fixed.pick(0), fixed.pick(1)] == [1, 1]
-    assert [oracle.pick(0), oracle.pick(1)] == [2, 0]
+def test_only_models_that_are_there_are_picked() -> None:
+    rng = random.Random(1)
+    for policy in (EpsilonGreedy(categories=1, models=3, utility=FREE, rng=rng), UCB1(categories=1, models=3, utility=FREE)):
+        for _ in range(50):
+            model = policy.pick(0, (1, 2))
+            feed(policy, {1: 0.2, 2: 0.1}[model], model=model)
+        feed(policy, 1.0, model=0)
+        assert {policy.pick(0, (1, 2)) for _ in range(50)} <= {1, 2}
+    assert {Random(rng=rng).pick(0, (0, 2)) for _ in range(50)} == {0, 2}
+
+
+def test_another_cost_weight_counts_from_then_on() -> None:
+    policy = EpsilonGreedy(categories=1, models=2, utility=FREE, rng=Fixed(0.9))
+    feed(policy, 0.8, model=0, cost_usd=1.0)
+    feed(policy, 0.7, model=1, cost_usd=0.0)
+    assert policy.pick(0, BOTH) == 0
+    policy.reweigh(Utility(cost_weight=0.5, cost_reference_usd=1.0))
+    feed(policy, 0.8, model=0, cost_usd=1.0)  # utility 0.3, so 0.55 on average
+    assert policy.pick(0, BOTH) == 1

@@ -24,9 +24,11 @@ from banditroute.lab.changes import (
     slander,
     standing_firm,
 )
+from banditroute.lab.course import make_course
 from banditroute.lab.datasets import Dataset
+from banditroute.lab.delivery import DIRTY
 from banditroute.lab.environments import Environment, EnvironmentSpec
-from banditroute.lab.happenings import DIRTY, Degraded, make_course
+from banditroute.lab.happenings import Degraded
 from banditroute.lab.plays import play
 
 JUDGED = 900

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from banditroute.core.errors import DatasetError
+from banditroute.lab.course import Course, make_course, make_stream
 from banditroute.lab.datasets import Dataset
+from banditroute.lab.delivery import DIRTY, Delivery, make_mail
 from banditroute.lab.environments import Environment, EnvironmentSpec
-from banditroute.lab.happenings import DIRTY, Absent, Course, Degraded, Delivery, Happening, Repriced, make_course, make_mail
+from banditroute.lab.happenings import Absent, Degraded, Happening, Repriced
 from banditroute.lab.plays import NEVER, Voice, play
-from banditroute.lab.replay import make_stream, mean_utilities
-from banditroute.lab.source import Source
+from banditroute.lab.source import Source, mean_utilities
 
 
 def course_of(source: Source, *happenings: Happening, requests: int = 60, seed: int = 1) -> Course:

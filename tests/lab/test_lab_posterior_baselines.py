@@ -38,16 +38,16 @@ def feed(policy: Policy, score: float, *, model: int, category: int = 0, cost_us
 def test_beta_counts_fractions_of_the_score_and_charges_the_mean_cost() -> None:
     rng = Told()
     policy = BetaThompson(categories=2, models=2, utility=UTILITY, rng=rng, model_costs_usd=[0.4, 0.0])
-    assert policy.pick(0) == 1  # .5 - .1 against .5
+    assert policy.pick(0, (0, 1)) == 1  # .5 - .1 against .5
     feed(policy, 0.9, model=0, cost_usd=0.0)  # mean cost .2: 1.9 / 3 - .05
     feed(policy, 0.55, model=1, cost_usd=0.0)  # 1.55 / 3
     rng.asked.clear()
-    assert policy.pick(0) == 0
+    assert policy.pick(0, (0, 1)) == 0
     assert np.array(rng.asked) == pytest.approx(np.array([(1.9, 1.1), (1.55, 1.45)]))
     feed(policy, 0.9, model=0, cost_usd=2.0)  # mean cost .8: 2.8 / 4 - .2
-    assert policy.pick(0) == 1
+    assert policy.pick(0, (0, 1)) == 1
     rng.asked.clear()
-    policy.pick(1)
+    policy.pick(1, (0, 1))
     assert rng.asked == [(1.0, 1.0), (1.0, 1.0)]  # the other category has learned nothing
 
 
@@ -56,14 +56,14 @@ def test_gaussian_draws_from_its_posterior() -> None:
     policy = GaussianThompson(categories=2, models=2, utility=UTILITY, rng=rng)
     feed(policy, 0.9, model=0, cost_usd=2.0)  # utility .4
     feed(policy, 0.6, model=0)
-    policy.pick(0)
+    policy.pick(0, (0, 1))
     assert rng.asked[0] == pytest.approx((0.5, GAUSSIAN_NOISE / math.sqrt(3)))
     assert rng.asked[1] == pytest.approx((0.5, GAUSSIAN_NOISE))
     feed(policy, 0.8, model=1)
-    assert policy.pick(0) == 1
+    assert policy.pick(0, (0, 1)) == 1
     assert rng.asked[3] == pytest.approx((0.65, GAUSSIAN_NOISE / math.sqrt(2)))
     rng.asked.clear()
-    policy.pick(1)
+    policy.pick(1, (0, 1))
     assert rng.asked == [(0.5, GAUSSIAN_NOISE)] * 2
 
 
@@ -81,7 +81,7 @@ def test_linucb_is_ridge_regression_with_a_bound() -> None:
             float(x @ np.linalg.solve(a, b) + alpha * math.sqrt(x @ np.linalg.solve(a, x)))
             for a, b in zip(design, moment, strict=True)
         ]
-        picked = policy.pick(category)
+        picked = policy.pick(category, range(models))
         assert bounds[picked] == pytest.approx(max(bounds), abs=1e-12)
         feed(policy, score, model=picked, category=category, cost_usd=cost_usd)
         design[picked] += np.outer(x, x)
@@ -99,7 +99,7 @@ def test_each_finds_the_better_model_and_repeats_itself(name: str) -> None:
         }
         policy, found = made[name], []
         for _ in range(400):
-            model = policy.pick(0)
+            model = policy.pick(0, range(3))
             feed(policy, min(1.0, max(0.0, outcomes.gauss((0.3, 0.7, 0.4)[model], 0.1))), model=model)
             found.append(model)
         return found

@@ -12,11 +12,14 @@ import pytest
 from banditroute.core.baselines import Utility
 from banditroute.core.errors import DatasetError
 from banditroute.lab.calibrate import calibrate
+from banditroute.lab.course import make_stream
 from banditroute.lab.datasets import Dataset, inverted, make_priors
 from banditroute.lab.environments import Environment
-from banditroute.lab.replay import POLICIES, make_stream, mean_utilities, simulate
+from banditroute.lab.learners import POLICIES
+from banditroute.lab.replay import simulate
 from banditroute.lab.results import INVERTED, ROUTER, WARM
 from banditroute.lab.router_policy import RouterPolicy
+from banditroute.lab.source import mean_utilities
 
 BASELINES = POLICIES[1:]
 
@@ -166,9 +169,9 @@ def test_beliefs_of_the_router_cell_by_cell(toy: Dataset) -> None:
         blank = policy.beliefs()
         assert blank.mean == pytest.approx(np.full((2, 2), 0.5))
         assert (blank.feedback_counts == 0).all()
-        for _ in range(8):
-            picked = policy.pick(1)
-            policy.update(category=1, model=picked, score=1.0, cost_usd=0.0)
+        for request in range(8):
+            policy.pick(request, 1)
+            policy.tell(request, score=1.0, cost_usd=0.0)
         beliefs = policy.beliefs()
     assert beliefs.feedback_counts[0].tolist() == [0, 0]
     assert beliefs.feedback_counts[1].sum() == 8

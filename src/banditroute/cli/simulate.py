@@ -16,7 +16,7 @@ from banditroute.cli.output import console, percent, print_json, table, usd
 from banditroute.config import read_priors
 from banditroute.demo.scenario import find_source_or_worlds
 from banditroute.lab.datasets import Dataset, half_of, make_priors, split, write_priors
-from banditroute.lab.replay import POLICIES
+from banditroute.lab.learners import POLICIES
 from banditroute.lab.replay import simulate as replay
 from banditroute.lab.results import ROUTER, Estimate, PolicyResult, Simulation, WeightResult
 

@@ -32,52 +32,31 @@ class Utility(NamedTuple):
 
 
 class Policy(Protocol):
-    """Picks a model for each request, then is told how that went before the next pick."""
+    """Picks a model for each request, and is told how that went, mostly before the next pick."""
 
-    def pick(self, category: int) -> int:
-        """The index of the model to use for a request of `category`."""
+    def pick(self, category: int, models: Sequence[int]) -> int:
+        """The index of the model to use for a request of `category`, among `models`, ascending."""
 
     def update(self, *, category: int, model: int, score: float, cost_usd: float) -> None:
-        """Learn from the outcome of the pick: a score in [0, 1] and the USD that it cost."""
+        """Learn from the outcome of a pick: a score in [0, 1] and the USD that it cost."""
+
+    def reweigh(self, utility: Utility) -> None:
+        """Another utility from now on; what was learned stays."""
 
 
 class Random:
     """Uniform over the models. Learns nothing."""
 
-    def __init__(self, *, models: int, rng: random.Random) -> None:
-        self._models = models
+    def __init__(self, *, rng: random.Random) -> None:
         self._rng = rng
 
-    def pick(self, category: int) -> int:
-        return self._rng.randrange(self._models)
+    def pick(self, category: int, models: Sequence[int]) -> int:
+        return models[self._rng.randrange(len(models))]
 
     def update(self, *, category: int, model: int, score: float, cost_usd: float) -> None:
         pass
 
-
-class BestFixed:
-    """Always the one model that it is told."""
-
-    def __init__(self, *, model: int) -> None:
-        self._model = model
-
-    def pick(self, category: int) -> int:
-        return self._model
-
-    def update(self, *, category: int, model: int, score: float, cost_usd: float) -> None:
-        pass
-
-
-class CategoryOracle:
-    """Each category's best model, which it is told: the zero of regret."""
-
-    def __init__(self, *, best: Sequence[int]) -> None:
-        self._best = tuple(best)
-
-    def pick(self, category: int) -> int:
-        return self._best[category]
-
-    def update(self, *, category: int, model: int, score: float, cost_usd: float) -> None:
+    def reweigh(self, utility: Utility) -> None:
         pass
 
 
@@ -85,24 +64,25 @@ class EpsilonGreedy:
     """With probability epsilon a uniform pick, else the highest mean utility; untried models come first."""
 
     def __init__(self, *, categories: int, models: int, utility: Utility, rng: random.Random, epsilon: float = 0.05) -> None:
-        self._models = models
         self._utility = utility
         self._rng = rng
         self._epsilon = epsilon
         self._counts = [[0] * models for _ in range(categories)]
         self._means = [[math.inf] * models for _ in range(categories)]
 
-    def pick(self, category: int) -> int:
+    def pick(self, category: int, models: Sequence[int]) -> int:
         if self._rng.random() < self._epsilon:
-            return self._rng.randrange(self._models)
-        means = self._means[category]
-        return means.index(max(means))
+            return models[self._rng.randrange(len(models))]
+        return max(models, key=self._means[category].__getitem__)
 
     def update(self, *, category: int, model: int, score: float, cost_usd: float) -> None:
         utility = self._utility.of(score=score, cost_usd=cost_usd)
         counts, means = self._counts[category], self._means[category]
         counts[model] += 1
         means[model] = utility if counts[model] == 1 else means[model] + (utility - means[model]) / counts[model]
+
+    def reweigh(self, utility: Utility) -> None:
+        self._utility = utility
 
 
 class UCB1:
@@ -113,14 +93,17 @@ class UCB1:
         self._counts = [[0] * models for _ in range(categories)]
         self._sums = [[0.0] * models for _ in range(categories)]
 
-    def pick(self, category: int) -> int:
+    def pick(self, category: int, models: Sequence[int]) -> int:
         counts, sums = self._counts[category], self._sums[category]
-        if 0 in counts:
-            return counts.index(0)
+        for model in models:
+            if counts[model] == 0:
+                return model
         doubled_log = 2.0 * math.log(sum(counts))
-        bounds = [total / n + math.sqrt(doubled_log / n) for total, n in zip(sums, counts, strict=True)]
-        return bounds.index(max(bounds))
+        return max(models, key=lambda model: sums[model] / counts[model] + math.sqrt(doubled_log / counts[model]))
 
     def update(self, *, category: int, model: int, score: float, cost_usd: float) -> None:
         self._counts[category][model] += 1
         self._sums[category][model] += self._utility.unit_reward(score=score, cost_usd=cost_usd)
+
+    def reweigh(self, utility: Utility) -> None:
+        self._utility = utility

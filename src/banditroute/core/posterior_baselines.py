@@ -40,12 +40,13 @@ class BetaThompson:
         self._counts = [[1] * models for _ in range(categories)]
         self._costs_usd = [list(model_costs_usd) for _ in range(categories)]
 
-    def pick(self, category: int) -> int:
-        draws = [
-            self._utility.of(score=self._rng.betavariate(a, b), cost_usd=cost)
-            for a, b, cost in zip(self._alphas[category], self._betas[category], self._costs_usd[category], strict=True)
-        ]
-        return draws.index(max(draws))
+    def pick(self, category: int, models: Sequence[int]) -> int:
+        alphas, betas, costs_usd = self._alphas[category], self._betas[category], self._costs_usd[category]
+
+        def drawn(model: int) -> float:
+            return self._utility.of(score=self._rng.betavariate(alphas[model], betas[model]), cost_usd=costs_usd[model])
+
+        return max(models, key=drawn)
 
     def update(self, *, category: int, model: int, score: float, cost_usd: float) -> None:
         self._alphas[category][model] += score
@@ -53,6 +54,9 @@ class BetaThompson:
         self._counts[category][model] += 1
         costs_usd = self._costs_usd[category]
         costs_usd[model] += (cost_usd - costs_usd[model]) / self._counts[category][model]
+
+    def reweigh(self, utility: Utility) -> None:
+        self._utility = utility
 
 
 class GaussianThompson:
@@ -68,18 +72,18 @@ class GaussianThompson:
         self._counts = [[1] * models for _ in range(categories)]
         self._means = [[CENTRE] * models for _ in range(categories)]
 
-    def pick(self, category: int) -> int:
-        draws = [
-            self._rng.gauss(mean, GAUSSIAN_NOISE / math.sqrt(n))
-            for mean, n in zip(self._means[category], self._counts[category], strict=True)
-        ]
-        return draws.index(max(draws))
+    def pick(self, category: int, models: Sequence[int]) -> int:
+        means, counts = self._means[category], self._counts[category]
+        return max(models, key=lambda model: self._rng.gauss(means[model], GAUSSIAN_NOISE / math.sqrt(counts[model])))
 
     def update(self, *, category: int, model: int, score: float, cost_usd: float) -> None:
         utility = self._utility.of(score=score, cost_usd=cost_usd)
         counts, means = self._counts[category], self._means[category]
         counts[model] += 1
         means[model] += (utility - means[model]) / counts[model]
+
+    def reweigh(self, utility: Utility) -> None:
+        self._utility = utility
 
 
 class LinUCB:
@@ -96,10 +100,11 @@ class LinUCB:
         self._inverses = np.tile(np.eye(1 + categories), (models, 1, 1))
         self._thetas = np.zeros((models, 1 + categories))
 
-    def pick(self, category: int) -> int:
+    def pick(self, category: int, models: Sequence[int]) -> int:
         c, inverses, thetas = 1 + category, self._inverses, self._thetas
         variances = inverses[:, 0, 0] + 2.0 * inverses[:, 0, c] + inverses[:, c, c]
-        return int((thetas[:, 0] + thetas[:, c] + self._alpha * np.sqrt(variances)).argmax())
+        bounds = thetas[:, 0] + thetas[:, c] + self._alpha * np.sqrt(variances)
+        return models[int(bounds[list(models)].argmax())]
 
     def update(self, *, category: int, model: int, score: float, cost_usd: float) -> None:
         c, inverse, theta = 1 + category, self._inverses[model], self._thetas[model]
@@ -108,3 +113,6 @@ class LinUCB:
         gain = seen / (1.0 + seen[0] + seen[c])
         theta += gain * (reward - theta[0] - theta[c])
         inverse -= np.outer(gain, seen)
+
+    def reweigh(self, utility: Utility) -> None:
+        self._utility = utility

@@ -16,8 +16,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from banditroute.lab.changes import Figures, Value, arrival, dearer, degradation, outage, slander, standing_firm
+from banditroute.lab.delivery import DIRTY
 from banditroute.lab.environments import Environment, EnvironmentSpec
-from banditroute.lab.happenings import DIRTY
 from banditroute.lab.results import bounds, defined, ratio
 from banditroute.lab.source import Source
 

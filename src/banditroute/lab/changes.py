@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from banditroute.core.policy import probe_share
-from banditroute.lab.happenings import PROMPT, Absent, Course, Degraded, Delivery, Down, Repriced, make_course
+from banditroute.lab.course import Course, make_course
+from banditroute.lab.delivery import PROMPT, Delivery
+from banditroute.lab.happenings import Absent, Degraded, Down, Repriced
 from banditroute.lab.plays import NEVER, Played, Voice, play
-from banditroute.lab.replay import mean_utilities
 from banditroute.lab.router_policy import SECONDS_PER_REQUEST
-from banditroute.lab.source import FloatArray, IntArray, Source
+from banditroute.lab.source import FloatArray, IntArray, Source, mean_utilities
 
 COST_WEIGHT = 0.1
 WINDOW = 100

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from banditroute.core.errors import DatasetError
 from banditroute.lab.render import comment, inline_yaml
-from banditroute.lab.source import Draw, FloatArray, IntArray
+from banditroute.lab.source import Draw, FloatArray, IntArray, Source
 
 PRIOR_SAMPLES_MAX = 25
 """The most pseudo-observations that a prior may claim per (category, model)."""
@@ -70,7 +71,18 @@ class Dataset:
 
     def draw(self, rng: np.random.Generator) -> Draw:
         """A sample drawn uniformly, with replacement."""
-        i = int(rng.integers(len(self.sample_category)))
+        return self._sample(int(rng.integers(len(self.sample_category))))
+
+    def draw_of(self, category: int, rng: np.random.Generator) -> Draw:
+        """A sample of the category drawn uniformly, with replacement."""
+        rows = self._rows[category]
+        return self._sample(int(rows[rng.integers(len(rows))]))
+
+    @cached_property
+    def _rows(self) -> tuple[IntArray, ...]:
+        return tuple(self.rows_of(category) for category in range(len(self.categories)))
+
+    def _sample(self, i: int) -> Draw:
         return Draw(
             category=int(self.sample_category[i]),
             scores=self.scores[i],
@@ -95,6 +107,30 @@ class Dataset:
 
     def _category_means(self, matrix: FloatArray) -> FloatArray:
         return np.stack([matrix[self.rows_of(c)].mean(axis=0) for c in range(len(self.categories))])
+
+
+def sampled(source: Source, requests: int, *, seed: int) -> Dataset:
+    """So many requests of a source as a data set; categories that do not come drop out."""
+    rng = np.random.default_rng([seed, zlib.crc32(b"sampled")])
+    draws = [source.draw(rng) for _ in range(requests)]
+    kept, sample_category = np.unique([draw.category for draw in draws], return_inverse=True)
+    into, out = [draw.input_tokens for draw in draws], [draw.output_tokens for draw in draws]
+    return Dataset(
+        name=source.name,
+        categories=tuple(source.categories[i] for i in kept),
+        models=source.models,
+        sample_category=sample_category.astype(np.int64),
+        scores=np.array([draw.scores for draw in draws]),
+        costs_usd=np.array([draw.costs_usd for draw in draws]),
+        input_tokens=_joined(into, len(source.models)),
+        output_tokens=_joined(out, len(source.models)),
+    )
+
+
+def _joined(rows: Sequence[FloatArray | None], models: int) -> FloatArray | None:
+    if all(row is None for row in rows):
+        return None
+    return np.array([np.full(models, np.nan) if row is None else row for row in rows])
 
 
 def split(dataset: Dataset, *, fraction: float = 0.5, seed: int = 0) -> tuple[Dataset, Dataset]:

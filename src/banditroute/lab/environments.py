@@ -162,7 +162,10 @@ class Environment:
 
     def draw(self, rng: np.random.Generator) -> Draw:
         """A request of a category drawn by weight, with every model's outcome. Tokens are whole numbers."""
-        category = min(int(np.searchsorted(self._upper_shares, rng.random(), side="right")), len(self._cells) - 1)
+        return self.draw_of(min(int(np.searchsorted(self._upper_shares, rng.random(), side="right")), len(self._cells) - 1), rng)
+
+    def draw_of(self, category: int, rng: np.random.Generator) -> Draw:
+        """A request of a category, with every model's outcome."""
         cell = self._cells[category]
         scores = cell.scores(rng)
         costs_usd = cell.cost.at(rng.standard_normal(len(self.models)))

@@ -1,15 +1,17 @@
-"""Plays a course through the production router: picks, probabilities and journal, request by request."""
+"""Plays a course, request by request: picks and feedback of any learner; the router's probabilities and journal as well."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from banditroute.core.types import JournalRow
-from banditroute.lab.happenings import PROMPT, Course, Delivery, Mail, make_mail
+from banditroute.lab.course import Course
+from banditroute.lab.delivery import PROMPT, Delivery, Mail, make_mail
+from banditroute.lab.learners import Begun, Learner, router_of
 from banditroute.lab.router_policy import SECONDS_PER_REQUEST, START_TIME, RouterPolicy
 from banditroute.lab.source import FloatArray, IntArray
 
@@ -50,6 +52,46 @@ class Played(NamedTuple):
     lines: tuple[Line, ...]
 
 
+def played(
+    course: Course,
+    learner: Learner,
+    mail: Mail,
+    delivery: Delivery,
+    *,
+    before: Callable[[int], None] | None = None,
+    after: Callable[[int, int], None] | None = None,
+) -> tuple[IntArray, IntArray]:
+    """Plays a course: picks, and after which request each one's first feedback came (NEVER); shapes (requests,).
+
+    `before` is called with each request, when the learner knows the phase; `after` with each request and its pick, when
+    feedback that was due has come.
+    """
+    stream, requests = course.stream, course.requests
+    letters = defaultdict[int, list[_Letter]](list)
+    picks, told_at = np.empty(requests, dtype=np.int64), np.full(requests, NEVER)
+    phases = {phase.start: phase for phase in course.phases}
+    told, costs_usd = mail.told.tolist(), stream.costs_usd.tolist()
+    failing, phase_of = [phase.failing.tolist() for phase in course.phases], course.phase_of.tolist()
+    for step, category in enumerate(stream.categories.tolist()):
+        if step in phases:
+            learner.enter(phases[step])
+        if before is not None:
+            before(step)
+        picks[step] = model = learner.pick(step, category)
+        _post(letters, mail, delivery, step, model)
+        for letter in letters.pop(step, ()):
+            if letter.first:
+                told_at[letter.request] = step
+            if failing[phase_of[letter.request]][letter.model]:
+                learner.tell_failed(letter.request)
+            else:
+                score, cost_usd = told[letter.scored][letter.model], costs_usd[letter.request][letter.model]
+                learner.tell(letter.request, score=score, cost_usd=cost_usd)
+        if after is not None:
+            after(step, model)
+    return picks, told_at
+
+
 def play(
     course: Course,
     *,
@@ -64,69 +106,45 @@ def play(
 
     `of_all`, `of_category`: see `RouterPolicy`. Raises ConfigError where the router refuses the configuration.
     """
-    first, stream, requests = course.phases[0], course.stream, course.requests
-    mail, letters = make_mail(delivery, course, seed=seed), defaultdict[int, list[_Letter]](list)
-    picks, told_at = np.empty(requests, dtype=np.int64), np.full(requests, NEVER)
-    propensities = np.zeros((requests, len(course.source.models)))
-    reloads = {
-        phase.start: phase
-        for before, phase in zip(course.phases, course.phases[1:], strict=False)
-        if not phase.configured_as(before)
-    }
+    begun = Begun(of_all=of_all, of_category=of_category)
     shares = {}
-    with RouterPolicy(
-        categories=course.source.categories,
-        models=course.source.models,
-        model_costs_usd=first.list_costs_usd.tolist(),
-        utility=course.utility,
-        seed=seed,
-        present=first.present.tolist(),
-        of_all=of_all,
-        of_category=of_category,
-    ) as policy:
-        for step, category in enumerate(stream.categories.tolist()):
-            if step in reloads:
-                phase = reloads[step]
-                policy.reload(model_costs_usd=phase.list_costs_usd.tolist(), present=phase.present.tolist())
+    with router_of(course, seed=seed, begun=begun, recording=True) as router:
+
+        def before(step: int) -> None:
             if step in shares_at:
-                shares[step] = policy.shares()
-            picks[step] = model = policy.pick(category)
-            decision = policy.decision
-            for candidate in decision.candidates:
-                propensities[step, int(candidate.model[1:])] = candidate.propensity
-            _post(letters, mail, delivery, step, model, decision.id)
-            for letter in letters.pop(step, ()):
-                if letter.first:
-                    told_at[letter.request] = step
-                if course.phases[course.phase_of[letter.request]].failing[letter.model]:
-                    policy.tell_failed(letter.decision_id)
-                    continue
-                cost_usd = float(stream.costs_usd[letter.request, letter.model])
-                score = float(stream.scores[letter.scored, letter.model])
-                policy.tell(letter.decision_id, score=score, cost_usd=cost_usd)
+                shares[step] = router.shares()
+
+        def after(step: int, model: int) -> None:
             if voice is not None:
                 lies = step >= voice.start and model == voice.model
-                policy.tell(decision.id, score=voice.score if lies else float(stream.scores[step, model]), source=voice.source)
-        lines = tuple([_line(row) for row in policy.journal() if "model" in row.body])
-    return Played(picks, told_at, propensities, shares, lines)
+                score = voice.score if lies else float(course.stream.scores[step, model])
+                router.tell(step, score=score, source=voice.source)
+
+        mail = make_mail(delivery, course, seed=seed)
+        picks, told_at = played(course, router, mail, delivery, before=before, after=after)
+        return Played(picks, told_at, router.propensities(), shares, lines_of(router))
+
+
+def lines_of(router: RouterPolicy) -> tuple[Line, ...]:
+    """The transitions in a router's journal."""
+    return tuple([_line(row) for row in router.journal() if "model" in row.body])
 
 
 class _Letter(NamedTuple):
     request: int
     model: int
-    decision_id: str
     scored: int
     first: bool
 
 
-def _post(letters: dict[int, list[_Letter]], mail: Mail, delivery: Delivery, step: int, model: int, decision_id: str) -> None:
+def _post(letters: dict[int, list[_Letter]], mail: Mail, delivery: Delivery, step: int, model: int) -> None:
     if not mail.comes[step]:
         return
     scored = int(mail.first_told[step])
     copies = int(mail.copies[step])
-    letters[step + delivery.late] += [_Letter(step, model, decision_id, scored, copy == 0) for copy in range(copies)]
+    letters[step + delivery.late] += [_Letter(step, model, scored, copy == 0) for copy in range(copies)]
     if scored != step:
-        letters[step + delivery.late + max(1, delivery.late)].append(_Letter(step, model, decision_id, step, first=False))
+        letters[step + delivery.late + max(1, delivery.late)].append(_Letter(step, model, step, first=False))
 
 
 def _line(row: JournalRow) -> Line:

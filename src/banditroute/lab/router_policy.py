@@ -10,7 +10,8 @@ import numpy as np
 
 from banditroute.core.baselines import Utility
 from banditroute.core.errors import DatasetError
-from banditroute.core.types import Decision, JournalRow, RouteQuery
+from banditroute.core.types import Candidate, JournalRow, RouteQuery
+from banditroute.lab.course import Phase
 from banditroute.lab.source import FloatArray, IntArray
 from banditroute.router import Router
 
@@ -38,7 +39,7 @@ class RouterPolicy:
 
     It is told each model's mean cost as a list price, and with the feedback what the request really cost. `present`:
     which models are configured at first (default: all); `of_all` and `of_category` go into the configuration as they are,
-    the latter into each category's.
+    the latter into each category's. `recording`: each pick's probabilities are kept.
     Raises ConfigError where the router refuses the configuration, DatasetError where the priors fit nothing.
     """
 
@@ -54,12 +55,14 @@ class RouterPolicy:
         present: Sequence[bool] | None = None,
         of_all: Mapping[str, Any] = _NOTHING,
         of_category: Mapping[str, Any] = _NOTHING,
+        recording: bool = False,
     ) -> None:
         # Short names: a data set's own may be none that a configuration allows.
         self._categories = {name: f"c{i}" for i, name in enumerate(categories)}
         self._models = {name: f"m{k}" for k, name in enumerate(models)}
         self._now = START_TIME
-        self._decision: Decision | None = None
+        self._ids: dict[int, str] = {}
+        self._recorded: list[tuple[Candidate, ...]] | None = [] if recording else None
         self._of_all = {"store": "memory:", **of_all}
         self._of_category = {
             "cost_weight": utility.cost_weight,
@@ -68,7 +71,9 @@ class RouterPolicy:
         }
         if priors is not None:
             self._of_all["priors"] = self._translated(priors)
-        config = self._config(model_costs_usd, [True] * len(models) if present is None else present)
+        self._configured = tuple(model_costs_usd), tuple([True] * len(models) if present is None else present)
+        self._cost_weight = utility.cost_weight
+        config = self._config(*self._configured)
         self._router = Router.from_config(config, store="memory:", clock=lambda: self._now, seed=seed)
 
     def __enter__(self) -> RouterPolicy:
@@ -77,31 +82,40 @@ class RouterPolicy:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._router.close()
 
-    def pick(self, category: int) -> int:
+    def enter(self, phase: Phase) -> None:
+        configured = tuple(phase.list_costs_usd.tolist()), tuple(phase.present.tolist())
+        if configured != self._configured:
+            self._configured = configured
+            self._router.reload(self._config(*configured))
+        if phase.cost_weight != self._cost_weight:
+            self._cost_weight = phase.cost_weight
+            for name in self._categories.values():
+                self._router.set_weights(name, cost_weight=phase.cost_weight, reason="the scenario says so")
+
+    def pick(self, request: int, category: int) -> int:
         self._now += SECONDS_PER_REQUEST
-        self._decision = self._router.route(f"c{category}", input_tokens=INPUT_TOKENS, output_tokens=0)
-        return int(self._decision.model[1:])
+        decision = self._router.route(f"c{category}", input_tokens=INPUT_TOKENS, output_tokens=0)
+        self._ids[request] = decision.id
+        if self._recorded is not None:
+            self._recorded.append(decision.candidates)
+        return int(decision.model[1:])
 
-    def update(self, *, category: int, model: int, score: float, cost_usd: float) -> None:
-        self.tell(self.decision.id, score=score, cost_usd=cost_usd)
-
-    @property
-    def decision(self) -> Decision:
-        """Of the last pick."""
-        assert self._decision is not None, "nothing was picked yet"
-        return self._decision
-
-    def tell(self, decision_id: str, *, score: float, cost_usd: float | None = None, source: str = "replay") -> None:
+    def tell(self, request: int, *, score: float, cost_usd: float | None = None, source: str = "replay") -> None:
         """What came of any earlier pick, in the words of `source`."""
-        self._router.feedback(decision_id, eval_score=score, cost_usd=cost_usd, source=source)
+        self._router.feedback(self._ids[request], eval_score=score, cost_usd=cost_usd, source=source)
 
-    def tell_failed(self, decision_id: str) -> None:
+    def tell_failed(self, request: int) -> None:
         """The call of an earlier pick timed out."""
-        self._router.feedback(decision_id, error="timeout")
+        self._router.feedback(self._ids[request], error="timeout")
 
-    def reload(self, *, model_costs_usd: Sequence[float], present: Sequence[bool]) -> None:
-        """Another configuration: list prices, and which models there are. Raises ConfigError as at the start."""
-        self._router.reload(self._config(model_costs_usd, present))
+    def propensities(self) -> FloatArray:
+        """With which each request's model was picked, of shape (requests, models); only of one that is `recording`."""
+        assert self._recorded is not None, "it does not record"
+        propensities = np.zeros((len(self._recorded), len(self._models)))
+        for request, candidates in enumerate(self._recorded):
+            for candidate in candidates:
+                propensities[request, int(candidate.model[1:])] = candidate.propensity
+        return propensities
 
     def shares(self) -> FloatArray:
         """The probability of each model in each category if a request came now; shape (categories, models)."""

@@ -52,6 +52,9 @@ class Source(Protocol):
     def draw(self, rng: np.random.Generator) -> Draw:
         """One request, independent of all others."""
 
+    def draw_of(self, category: int, rng: np.random.Generator) -> Draw:
+        """One request of a category."""
+
 
 def model_costs_usd(source: Source) -> FloatArray:
     """Each model's mean cost per request over the whole traffic, in USD; shape (models,)."""
@@ -61,3 +64,8 @@ def model_costs_usd(source: Source) -> FloatArray:
 def cost_reference_usd(source: Source) -> float:
     """The mean cost per request of the priciest model, in USD; 1 where everything is free."""
     return float(model_costs_usd(source).max()) or 1.0
+
+
+def mean_utilities(source: Source, *, cost_weight: float) -> FloatArray:
+    """Of shape (categories, models)."""
+    return np.asarray(source.mean_scores - cost_weight * source.mean_costs_usd / cost_reference_usd(source), dtype=np.float64)
