@@ -16,10 +16,11 @@ from banditroute.demo.decline import AFTER, BEFORE, PROBES, Decline, Step
 from banditroute.demo.decline_screen import DeclineFrame, columns, decline_line, decline_result
 from banditroute.demo.degraded import Degraded
 from banditroute.demo.play import Played
-from banditroute.demo.scenario import find_source, make_scenario
+from banditroute.demo.scenario import make_scenario
 from banditroute.demo.screen import area, result
 from banditroute.demo.summary import summarise
 from banditroute.demo.watching import Line
+from banditroute.lab.finding import find_source
 from banditroute.v1 import admin_pb2 as pb
 from banditroute.v1.router_pb2 import Lifecycle
 

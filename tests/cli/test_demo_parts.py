@@ -13,11 +13,12 @@ from rich.console import Console
 from banditroute.config import load
 from banditroute.core.errors import DatasetError
 from banditroute.demo.play import KINDS, Played, judgement
-from banditroute.demo.scenario import COST_WEIGHT, find_source, make_scenario
+from banditroute.demo.scenario import COST_WEIGHT, make_scenario
 from banditroute.demo.screen import Frame, bar, result, sparks
 from banditroute.demo.summary import summarise
 from banditroute.demo.tally import Tally
 from banditroute.lab.datasets import Dataset
+from banditroute.lab.finding import find_source
 from banditroute.v1 import admin_pb2 as pb
 
 TOY = Dataset(

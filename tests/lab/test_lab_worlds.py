@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from banditroute.core.errors import DatasetError
-from banditroute.demo.scenario import find_source, find_source_or_worlds
 from banditroute.lab.course import make_stream
 from banditroute.lab.environments import Environment
+from banditroute.lab.finding import find_source, find_source_or_worlds
 from banditroute.lab.replay import simulate
 from banditroute.lab.source import cost_reference_usd
 from banditroute.lab.worlds import MARGIN, Worlds, WorldsSpec, load_environment_or_worlds, source_at

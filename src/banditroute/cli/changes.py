@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from banditroute.cli.options import AsJson
 from banditroute.cli.output import console, print_json, table
-from banditroute.demo.scenario import find_source
 from banditroute.lab.change_figures import BINARY, CASES, JUDGED, SIMULATED, CaseResult, ChangeFigures, Summary, measured
+from banditroute.lab.finding import find_source
 from banditroute.lab.loading import load_dataset
 from banditroute.lab.source import Source
 

@@ -11,7 +11,8 @@ from banditroute.cli.errors import say
 from banditroute.cli.options import AsJson
 from banditroute.cli.output import console, print_json
 from banditroute.demo import run_demo
-from banditroute.demo.scenario import DEFAULT_ENVIRONMENT, find_source
+from banditroute.demo.scenario import DEFAULT_ENVIRONMENT
+from banditroute.lab.finding import find_source
 
 INTERRUPTED = 130
 

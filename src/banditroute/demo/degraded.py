@@ -23,7 +23,13 @@ class Degraded:
 
     def draw(self, rng: np.random.Generator) -> Draw:
         """As the source's."""
-        draw = self._source.draw(rng)
+        return self._worse(self._source.draw(rng), rng)
+
+    def draw_of(self, category: int, rng: np.random.Generator) -> Draw:
+        """As the source's."""
+        return self._worse(self._source.draw_of(category, rng), rng)
+
+    def _worse(self, draw: Draw, rng: np.random.Generator) -> Draw:
         scores = draw.scores.copy()
         score = float(scores[self._model])
         scores[self._model] = float(rng.random() < self._kept) if score == 1.0 else score * self._kept

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import nnls
 
-from banditroute.core.errors import DatasetError
 from banditroute.lab.datasets import Dataset
 from banditroute.lab.environments import Environment
-from banditroute.lab.loading import load_dataset
 from banditroute.lab.source import FloatArray, Source, cost_reference_usd, model_costs_usd
-from banditroute.lab.worlds import Worlds, load_environment_or_worlds, source_at
 
 DEFAULT_ENVIRONMENT = "mmlu_pro"
 COST_WEIGHT = 0.3
@@ -23,35 +19,6 @@ REQUEST_TOKENS = 1000
 
 _FIT_ROWS = 2000
 _FIT_ERROR = 0.05
-_PACKAGE = Path(__file__).resolve().parents[1]
-_FOLDERS = (_PACKAGE / "environments", _PACKAGE.parents[1] / "simulations" / "environments")
-
-
-def find_source(name: str | Path) -> Source:
-    """As `find_source_or_worlds`, and of a family of worlds the first.
-
-    Raises:
-        DatasetError: there is none such, or it is wrong.
-    """
-    return source_at(find_source_or_worlds(name), 0)
-
-
-def find_source_or_worlds(name: str | Path) -> Source | Worlds:
-    """A data set (.parquet, .csv), a file of an environment or of worlds (.yaml), or a shipped one by its name.
-
-    Raises:
-        DatasetError: there is none such, or it is wrong.
-    """
-    path = Path(name)
-    if path.suffix.lower() in (".yaml", ".yml"):
-        return load_environment_or_worlds(path)
-    if path.suffix or path.is_file():
-        return load_dataset(path)
-    shipped = {file.stem: file for folder in _FOLDERS if folder.is_dir() for file in sorted(folder.glob("*.yaml"))}
-    if str(name) not in shipped:
-        known = ", ".join(sorted(shipped)) or "none"
-        raise DatasetError(f"{name}: neither a file nor a shipped environment ({known})")
-    return load_environment_or_worlds(shipped[str(name)])
 
 
 class Scenario(NamedTuple):

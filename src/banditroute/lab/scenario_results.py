@@ -15,7 +15,7 @@ from banditroute.lab.replay import policy_result
 from banditroute.lab.results import ROUTER, Estimate, PolicyResult, WeightResult, defined, estimate
 from banditroute.lab.runs import Setting, Task, bins
 from banditroute.lab.scenario import ScenarioSpec
-from banditroute.lab.source import cost_reference_usd
+from banditroute.lab.source import FloatArray, cost_reference_usd
 from banditroute.lab.worlds import source_at
 
 
@@ -67,9 +67,9 @@ class Scene:
         """Regret after each part of the run: mean over the seeds, and half its 95 % interval."""
         return [estimate([outcome.regrets_at[end] for outcome in self.outcomes[policy]]) for end in self.ends]
 
-    def shares(self, policy: str) -> np.typing.NDArray[np.float64]:
+    def shares(self, policy: str) -> FloatArray:
         """Of the traffic, by part of the run and model: means over the seeds, of shape (bins, models)."""
-        return np.mean([outcome.shares for outcome in self.outcomes[policy]], axis=0)
+        return np.asarray(np.mean([outcome.shares for outcome in self.outcomes[policy]], axis=0), dtype=np.float64)
 
     @property
     def noticed(self) -> tuple[Noticed, ...]:
