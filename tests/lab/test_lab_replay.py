@@ -82,7 +82,7 @@ def test_the_number_of_processes_changes_nothing(toy: Dataset, calibrated: bool)
     one = simulate(source, cost_weights=[0.1, 0.3], requests=60, seeds=2, jobs=1, progress=lambda *tick: ticks.append(tick))
     two = simulate(source, cost_weights=[0.1, 0.3], requests=60, seeds=2, jobs=2)
     assert one == two
-    assert ticks == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert ticks == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_report_is_json_with_everything(toy: Dataset) -> None:

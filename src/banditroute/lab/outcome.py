@@ -22,10 +22,10 @@ class Transition(NamedTuple):
 
 
 class Cells(NamedTuple):
-    """What the router believes at the end: lists of shape (categories, models)."""
+    """What the router believes at the end: lists of shape (categories, models); None for models that are not configured."""
 
-    mean: Sequence[Sequence[float]]
-    stddev: Sequence[Sequence[float]]
+    mean: Sequence[Sequence[float | None]]
+    stddev: Sequence[Sequence[float | None]]
     feedback_counts: Sequence[Sequence[int]]
 
 

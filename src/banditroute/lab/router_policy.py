@@ -27,7 +27,8 @@ _NOTHING: Mapping[str, Any] = {}
 
 
 class Beliefs(NamedTuple):
-    """Of each cell's quality: mean and standard deviation, and how many observations it had; shapes (categories, models)."""
+    """Of each cell's quality: mean and standard deviation, and how many observations it had; shapes (categories, models). NaN,
+    and 0 observations, for models that are not configured."""
 
     mean: FloatArray
     stddev: FloatArray
@@ -134,13 +135,14 @@ class RouterPolicy:
     def beliefs(self) -> Beliefs:
         """What the router believes now, at the mean context, as its reports say it."""
         reports = [self._router.category(name) for name in self._categories.values()]
-        rows = [{arm.model: arm for arm in report.arms} for report in reports]
-        arms = [[row[model] for model in self._models.values()] for row in rows]
-        return Beliefs(
-            mean=np.array([[arm.quality_mean for arm in row] for row in arms]),
-            stddev=np.array([[arm.quality_stddev for arm in row] for row in arms]),
-            feedback_counts=np.array([[arm.feedback_count for arm in row] for row in arms], dtype=np.int64),
-        )
+        shape = len(self._categories), len(self._models)
+        beliefs = Beliefs(np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, dtype=np.int64))
+        for c, report in enumerate(reports):
+            for arm in report.arms:
+                k = int(arm.model[1:])
+                beliefs.mean[c, k], beliefs.stddev[c, k] = arm.quality_mean, arm.quality_stddev
+                beliefs.feedback_counts[c, k] = arm.feedback_count
+        return beliefs
 
     def _config(self, model_costs_usd: Sequence[float], present: Sequence[bool]) -> dict[str, Any]:
         prices = {

@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import joblib
 import numpy as np
@@ -22,12 +21,14 @@ import numpy as np
 from banditroute.core.errors import DatasetError
 from banditroute.core.fold import FOLD_VERSION
 from banditroute.lab.course import Course, make_course
+from banditroute.lab.datasets import Dataset
 from banditroute.lab.delivery import PROMPT, Delivery, Mail, make_mail
+from banditroute.lab.environments import Environment
 from banditroute.lab.happenings import Happening
 from banditroute.lab.learners import Begun, make_learner
 from banditroute.lab.outcome import BINS, Cells, Outcome, Transition
 from banditroute.lab.plays import lines_of, played
-from banditroute.lab.results import Covered
+from banditroute.lab.results import Covered, defined
 from banditroute.lab.router_policy import Beliefs, RouterPolicy
 from banditroute.lab.source import IntArray, Source
 from banditroute.lab.traffic import Traffic
@@ -36,16 +37,26 @@ from banditroute.lab.worlds import Worlds, source_at
 Z90 = 1.6448536269514722
 """Half the width of a normal's central 90 % interval, in standard deviations."""
 
+ROUND = 64
+"""Tasks that Ray is given at once: progress and what is kept come in such steps."""
 Progress = Callable[[int, int], None]
 """Called with the number of finished tasks and of all tasks."""
-Timeline = Callable[[Source, int, float], Sequence[Happening]]
-"""What happens to a source in so many requests at a cost weight."""
 Backend = Literal["local", "dask", "ray"]
 
 
-def nothing_happens(source: Source, requests: int, cost_weight: float) -> Sequence[Happening]:
-    """The timeline of a stationary world."""
-    return ()
+class Timeline(Protocol):
+    """What happens. Its repr says all of it: runs are kept under it."""
+
+    def __call__(self, source: Source, requests: int, cost_weight: float) -> Sequence[Happening]:
+        """To a source in so many requests at a cost weight."""
+
+
+@dataclass(frozen=True)
+class Stationary:
+    """Nothing happens."""
+
+    def __call__(self, source: Source, requests: int, cost_weight: float) -> Sequence[Happening]:
+        return ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +68,7 @@ class Setting:
     requests: int
     cost_weight: float
     policies: tuple[str, ...]
-    timeline: Timeline = nothing_happens
+    timeline: Timeline = Stationary()
     traffic: Traffic | None = None
     delivery: Delivery = PROMPT
     begun: Mapping[str, Begun] = field(default_factory=dict)
@@ -98,7 +109,10 @@ def _outcome(name: str, course: Course, mail: Mail, task: Task) -> Outcome:
         picks, _ = played(course, learner, mail, setting.delivery)
         router = learner if isinstance(learner, RouterPolicy) else None
         beliefs, lines = (None, ()) if router is None else (router.beliefs(), lines_of(router))
-    cells = None if beliefs is None else Cells(*[each.tolist() for each in beliefs])
+    cells = None
+    if beliefs is not None:
+        mean, stddev = [[[defined(x) for x in row] for row in each.tolist()] for each in (beliefs.mean, beliefs.stddev)]
+        cells = Cells(mean, stddev, beliefs.feedback_counts.tolist())
     steps, gaps = np.arange(setting.requests), course.gaps
     lost, present = np.cumsum(gaps[steps, picks]), np.isfinite(gaps)
     at_random = np.where(present, gaps, 0.0).sum(axis=1) / present.sum(axis=1)
@@ -127,9 +141,9 @@ def _outcome(name: str, course: Course, mail: Mail, task: Task) -> Outcome:
 
 
 def _coverage(beliefs: Beliefs, source: Source) -> Covered:
-    inside = np.abs(source.mean_scores - beliefs.mean) <= Z90 * beliefs.stddev
+    inside, known = np.abs(source.mean_scores - beliefs.mean) <= Z90 * beliefs.stddev, np.isfinite(beliefs.mean)
     seen = beliefs.feedback_counts > 0
-    return Covered(inside.size, int(inside.sum()), int(seen.sum()), int((inside & seen).sum()))
+    return Covered(int(known.sum()), int(inside.sum()), int(seen.sum()), int((inside & seen).sum()))
 
 
 # --- where the work is done ------------------------------------------------------------------------
@@ -182,9 +196,11 @@ def _each(
             yield index, run_task(tasks[index])
         return
     with _workers(backend, address, min(jobs, len(left))):
-        yield from joblib.Parallel(return_as="generator_unordered")(
-            joblib.delayed(_numbered)(index, tasks[index]) for index in left
-        )
+        if backend == "ray":  # it hands over nothing before all that it was given is done
+            for some in range(0, len(left), ROUND):
+                yield from joblib.Parallel()(joblib.delayed(_numbered)(i, tasks[i]) for i in left[some : some + ROUND])
+            return
+        yield from joblib.Parallel(return_as="generator_unordered")(joblib.delayed(_numbered)(i, tasks[i]) for i in left)
 
 
 def _numbered(index: int, task: Task) -> tuple[int, list[Outcome]]:
@@ -211,7 +227,7 @@ def _workers(backend: Backend, address: str | None, jobs: int) -> AbstractContex
                 raise ImportError("the Ray backend needs the extra: pip install 'banditroute[ray]'") from error
             ray.init(address=address, num_cpus=None if address else jobs, ignore_reinit_error=True, log_to_driver=False)
             register_ray()
-            return _Both(nullcontext(), joblib.parallel_config("ray"))
+            return _Both(nullcontext(), joblib.parallel_config("ray", n_jobs=-1))
     raise ValueError(f"no backend {backend!r}; known: local, dask, ray")
 
 
@@ -232,7 +248,22 @@ class _Both(AbstractContextManager[None]):
 
 def _key(task: Task) -> str:
     """Of all that a task's outcome depends on."""
-    return hashlib.sha256(pickle.dumps((FOLD_VERSION, task), protocol=5)).hexdigest()[:32]
+    setting, seed = task
+    parts = {each.name: getattr(setting, each.name) for each in fields(setting)}
+    digest = hashlib.sha256(_identity(parts.pop("source")))
+    digest.update(repr((FOLD_VERSION, seed, parts)).encode())
+    return digest.hexdigest()[:32]
+
+
+def _identity(source: Source | Worlds) -> bytes:
+    if isinstance(source, Environment | Worlds):
+        return source.spec.model_dump_json().encode()
+    if not isinstance(source, Dataset):
+        raise DatasetError(f"{source.name}: runs of a {type(source).__name__} cannot be kept; give a data set or an environment")
+    digest = hashlib.sha256(repr((source.name, source.categories, source.models)).encode())
+    for array in (source.sample_category, source.scores, source.costs_usd, source.input_tokens, source.output_tokens):
+        digest.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())
+    return digest.digest()
 
 
 def _read(path: Path) -> list[Outcome] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -174,14 +175,14 @@ class ScenarioSpec(Frozen):
         return self
 
 
+@dataclass(frozen=True)
 class Timetable:
     """The timeline of a scenario, as runs need it."""
 
-    def __init__(self, events: Sequence[EventSpec]) -> None:
-        self._events = tuple(events)
+    events: tuple[EventSpec, ...]
 
     def __call__(self, source: Source, requests: int, cost_weight: float) -> Sequence[Happening]:
-        return [event.happening(source, requests, cost_weight) for event in self._events]
+        return [event.happening(source, requests, cost_weight) for event in self.events]
 
 
 def is_scenario(document: object) -> bool:
