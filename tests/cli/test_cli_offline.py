@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from banditroute import Router
 from banditroute.core.types import Decision
@@ -269,3 +270,38 @@ class TestUsage:
         ran = run("route", "x", "--server", "127.0.0.1:1", "--timeout-s", "0.3")
         assert ran.code == 1
         assert ran.err.startswith("error: ")
+
+
+class TestPriors:
+    def test_of_the_log_and_back_into_a_configuration(self, run: Run, tmp_path: Path) -> None:
+        path = write_config(tmp_path)
+        with Router.from_config(path, seed=1) as router:
+            for _ in range(40):
+                decision = router.route("classify")
+                good = decision.model == "dear"
+                router.feedback(decision.id, eval_score=0.9 if good else 0.2, input_tokens=700, output_tokens=90, cost_usd=0.001)
+        out = tmp_path / "priors.yaml"
+        found = run("priors", "--config", path, "--out", out, "--json").data
+        assert set(found) == {"classify"}
+        dear, cheap = found["classify"]["dear"], found["classify"]["cheap"]
+        assert 0.8 < dear["quality"] <= 0.9
+        assert 0.2 <= cheap["quality"] < 0.5
+        assert cheap["effective_sample_size"] < dear["effective_sample_size"] == 25.0
+        assert dear["input_tokens"] == pytest.approx(700, rel=0.1)
+        shown = run("priors", "--config", path)
+        assert shown.code == 0
+        assert "priors at position" in shown.out
+        # A deployment that starts from them knows at once.
+        (tmp_path / "new").mkdir()
+        warm = write_config(tmp_path / "new", priors=yaml.safe_load(out.read_text()))
+        with Router.from_config(warm, seed=1) as router:
+            best = max(router.category("classify").arms, key=lambda arm: arm.utility_mean)
+            assert best.model == "dear"
+
+    def test_of_a_log_without_feedback(self, run: Run, tmp_path: Path) -> None:
+        path = write_config(tmp_path)
+        with Router.from_config(path, seed=1) as router:
+            router.route("classify")
+        ran = run("priors", "--config", path)
+        assert (ran.code, ran.out) == (1, "")
+        assert "no arm has had feedback yet" in ran.err

@@ -176,13 +176,13 @@ def make_priors(dataset: Dataset) -> dict[str, dict[str, dict[str, float]]]:
         arms = priors[category] = {}
         for k, model in enumerate(dataset.models):
             arms[model] = {
-                "quality": _digits(float(dataset.mean_scores[c, k])),
+                "quality": rounded(float(dataset.mean_scores[c, k])),
                 "effective_sample_size": float(min(PRIOR_SAMPLES_MAX, len(rows))),
             }
             if dataset.output_tokens is not None:
                 tokens = dataset.output_tokens[rows, k]
                 if not np.isnan(tokens).all():
-                    arms[model]["output_tokens"] = _digits(float(np.nanmean(tokens)))
+                    arms[model]["output_tokens"] = rounded(float(np.nanmean(tokens)))
     return priors
 
 
@@ -212,5 +212,6 @@ def write_priors(path: Path | str, priors: Mapping[str, Mapping[str, Mapping[str
     Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _digits(value: float) -> float:
+def rounded(value: float) -> float:
+    """To six digits, as files hold them."""
     return float(f"{value:.6g}")
