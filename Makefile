@@ -9,7 +9,7 @@ PROTO := $(wildcard proto/banditroute/v1/*.proto)
 BANDITROUTE_DATA ?= ../shared/data
 export BANDITROUTE_DATA
 
-.PHONY: help setup demo serve test lint types proto proto-check bench check clean
+.PHONY: help setup demo serve test lint types proto proto-check bench simulations check clean
 
 help: ## show this help
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ proto-check: $(STAMP) ## buf lint, buf breaking, generated code up to date
 bench: $(STAMP) ## benchmarks: ratios against ceilings taken in the same run, JSON in build/
 	@mkdir -p build
 	@OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/banditroute bench --json > build/bench.json && cat build/bench.json
+
+simulations: $(STAMP) ## play every shipped scenario and rewrite simulations/results.md (about half an hour)
+	@OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python tools/simulations.py
 
 check: lint types proto-check test ## everything CI runs
 
