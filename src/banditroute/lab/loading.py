@@ -26,6 +26,12 @@ TOKEN_COLUMNS = ("input_tokens", "output_tokens")
 WIDE_COLUMNS = ("sample_id", "eval_name")
 COST_SUFFIX = "|total_cost"
 ANSWER_SUFFIX = "|model_response"
+LOGGED_COLUMN = "logged"
+"""Marks a log: a file with one model's outcome per sample, as `banditroute import` writes it."""
+ONE_MODEL_EACH = (
+    "a log, with one model's outcome per sample: it cannot be replayed, since nobody knows what the other models would have "
+    "scored; make priors and an environment of it: banditroute import logged FILE --priors-out P.yaml --environment-out E.yaml"
+)
 
 
 class _Table(NamedTuple):
@@ -62,7 +68,9 @@ def load_dataset(path: Path | str) -> Dataset:
 
 
 def _needed(path: Path, names: Sequence[str]) -> list[str]:
-    """The columns to read. Raises where one that the format needs is missing or occurs twice."""
+    """The columns to read. Raises where it is a log, or one that the format needs is missing or occurs twice."""
+    if LOGGED_COLUMN in names:
+        raise DatasetError(f"{path}: {ONE_MODEL_EACH}")
     wide = {name.removesuffix(suffix) for suffix in (COST_SUFFIX, ANSWER_SUFFIX) for name in names if name.endswith(suffix)}
     if wide:
         wanted = [*WIDE_COLUMNS, *(column for model in sorted(wide) for column in (model, model + COST_SUFFIX))]
@@ -229,6 +237,8 @@ def _numbers(table: _Table, column: str, *, high: float = math.inf, optional: bo
 def _refuse_gaps(path: Path, present: Any, samples: Sequence[str], models: Sequence[str]) -> None:
     if len(present) == len(samples) * len(models):
         return
+    if len(present) == len(samples):
+        raise DatasetError(f"{path}: {ONE_MODEL_EACH}")
     lacking = [[s for i, s in enumerate(samples) if (i, k) not in present] for k in range(len(models))]
     told = "; ".join(
         f"{len(some)} of {len(samples)} samples lack {model!r} (such as {some[0]!r})"
