@@ -185,8 +185,9 @@ def _finish(log: Log, wanted: _Wanted, notes: Sequence[str] = (), *, as_json: bo
 def _warnings(log: Log, found: Sequence[Cell], confounding_sd: float) -> list[str]:
     if confounding_sd > 0.0:
         told = [
-            "the old routing may have chosen models by the prompt: then they had different tasks, and these figures compare tasks "
-            f"too. No number of rows mends that. Priors are bounded for it (--confounding-sd {confounding_sd:g}); an environment is not"
+            "the old routing may have chosen models by the prompt: then they had different tasks, and these figures compare "
+            "tasks too. No number of rows mends that. Priors are bounded for it (--confounding-sd "
+            f"{confounding_sd:g}); an environment is not"
         ]
     else:
         told = ["models are taken to have been chosen by lot (--confounding-sd 0); if they were not, these priors claim too much"]
