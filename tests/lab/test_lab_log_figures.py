@@ -123,11 +123,13 @@ def test_imbalances_are_named_worst_first() -> None:
     alike = [sample(i, model, None, tokens=float(rng.integers(90, 110))) for model in ("a", "b") for i in range(200)]
     assert imbalances(log_of(alike)) == []
     longer = [each._replace(input_tokens=(each.input_tokens or 0.0) * 3.0) if each.model == "b" else each for each in alike]
-    told = imbalances(log_of(longer))
-    assert told[0].startswith("sums: ")
-    assert any("b got prompts 3 times as long as the others'" in each for each in told)
+    (told,) = imbalances(log_of(longer))
+    assert told.startswith("sums: b got prompts 3 times as long as the others' (standardised difference 1")
+    shorter = [each._replace(model="c", input_tokens=40.0 + i % 3) for i, each in enumerate(alike[:50])]
+    assert sum("prompts" in each for each in imbalances(log_of([*longer, *shorter]))) == 3
     later = [each._replace(time=(each.time or 0.0) + 500.0) if each.model == "b" else each for each in alike]
-    assert any(each.startswith("sums: b was used later than the others") for each in imbalances(log_of(later)))
+    (told,) = imbalances(log_of(later))
+    assert told.startswith("sums: b was used later than the others")
 
 
 def test_too_few_to_compare_is_no_sign() -> None:

@@ -25,8 +25,8 @@ SHRINKAGE = 4.0
 """A cell's mean is mixed with its category's as if that were so many observations more."""
 MIN_SCORED = 20
 """Scored requests of a category and model that an environment needs: its mean is then known to about 0.1."""
-IMBALANCE = 0.25
-"""Standardised difference of means from which groups are called unlike (Rubin 2001)."""
+IMBALANCE, MIN_LENGTH_RATIO = 0.25, 1.2
+"""Standardised difference of means from which groups are called unlike (Rubin 2001); and prompts of such a ratio at least."""
 MIN_COMPARED = 10
 METHOD = (
     "per category and model the mean and the standard deviation (divisor n) over the requests that this model answered; a model "
@@ -165,11 +165,16 @@ def log_environment(log: Log, *, min_scored: int = MIN_SCORED) -> EnvironmentSpe
 
 
 def imbalances(log: Log) -> list[str]:
-    """Signs that models of a category were given different requests: longer prompts, or other times. Worst first."""
+    """Signs that models of a category were given different requests: longer prompts, or other times. Worst first.
+
+    Of two models that differ from each other only the one with longer prompts or later requests is named.
+    """
     columns = {"input_tokens": np.log(np.maximum(log.column("input_tokens"), 1.0)), "time": log.column("time")}
     found: list[tuple[float, str]] = []
     for c, category in enumerate(log.categories):
-        for k, model in enumerate(log.models):
+        rivals = np.unique(log.model_index[log.category_index == c]).tolist()
+        for k in rivals:
+            model = log.models[k]
             for name, values in columns.items():
                 own = _known(values[_rows(log, c, k)])
                 rest = _known(values[np.flatnonzero((log.category_index == c) & (log.model_index != k))])
@@ -178,7 +183,9 @@ def imbalances(log: Log) -> list[str]:
                 gap = float(own.mean() - rest.mean())
                 spread = math.sqrt((float(own.var()) + float(rest.var())) / 2.0)
                 size = abs(gap) / spread if spread > 0.0 else (math.inf if gap else 0.0)
-                if size >= IMBALANCE:
+                if size < IMBALANCE or (gap < 0.0 and len(rivals) == 2):
+                    continue
+                if name == "time" or abs(gap) >= math.log(MIN_LENGTH_RATIO):
                     found.append((size, f"{category}: {model} {_told(name, gap)} (standardised difference {size:.2f})"))
     return [told for _, told in sorted(found, reverse=True)]
 
