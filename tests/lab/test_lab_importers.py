@@ -26,6 +26,9 @@ STARS = litellm.Fields(score="metadata.spend_logs_metadata.stars")
 FIVE = Scale(1.0, 5.0)
 
 
+TASK = {"spend_logs_metadata": {"task": "t"}}
+
+
 def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -73,6 +76,21 @@ def test_litellm_table_as_csv_has_json_in_its_cells() -> None:
 def test_litellm_scores_in_a_file_of_their_own() -> None:
     given = import_litellm([SPEND], scores=EXPORTS / "ratings.csv", scale=FIVE)
     assert scores_of(given) == scores_of(import_litellm([SPEND], fields=STARS, scale=FIVE))
+
+
+@pytest.mark.parametrize("column", [{"litellm_call_id": "call-1"}, {"metadata": {"litellm_call_id": "call-1", **TASK}}])
+def test_litellm_scores_by_call_id(tmp_path: Path, column: dict[str, Any]) -> None:
+    """A column of newer tables; in the metadata of older ones."""
+    path = jsonl(tmp_path / "spend.jsonl", [spend(**column), spend(request_id="other")])
+    (tmp_path / "scores.csv").write_text("litellm_call_id,mark\ncall-1,0.7\n")
+    log = import_litellm([path], fields=litellm.Fields(score="mark"), scores=tmp_path / "scores.csv")
+    assert list(scores_of(log).values()) == [0.7, None]
+
+
+def test_litellm_pages_of_the_api(tmp_path: Path) -> None:
+    page = {"data": rows(SPEND), "total": 17, "page": 1, "page_size": 100, "total_pages": 1}
+    (tmp_path / "page-1.json").write_text(json.dumps(page))
+    assert import_litellm([tmp_path / "page-1.json"]).samples == import_litellm([SPEND]).samples
 
 
 def test_litellm_status_as_the_score_has_failures_without_cost() -> None:
@@ -163,6 +181,38 @@ def test_langfuse_forms_agree(tmp_path: Path) -> None:
         each._replace(score=None) for each in api.samples
     ]
     assert list(scores_of(api).values()) == [0.0, 1.0, 0.0, 1.0]
+
+
+def test_langfuse_older_pages_of_the_api(tmp_path: Path) -> None:
+    """/api/public/observations and /v2/scores."""
+    observation = {
+        "id": "o1",
+        "traceId": "t1",
+        "type": "GENERATION",
+        "name": "answer",
+        "level": "DEFAULT",
+        "model": "gpt-4o",
+        "startTime": "2026-05-04T09:00:00.000Z",
+        "endTime": "2026-05-04T09:00:02.000Z",
+        "metadata": {"task": "sums"},
+        "usage": {
+            "input": 120,
+            "output": 30,
+            "total": 150,
+            "unit": "TOKENS",
+            "inputCost": 0.1,
+            "outputCost": 0.2,
+            "totalCost": 0.3,
+        },
+        "calculatedTotalCost": 0.004,
+    }
+    trace_score = {"id": "s1", "traceId": "t1", "observationId": None, "name": "mood", "source": "API", "dataType": "CATEGORICAL"}
+    pages = {"o.json": observation, "s.json": {**trace_score, "value": None, "stringValue": "good"}}
+    for name, each in pages.items():
+        (tmp_path / name).write_text(json.dumps({"data": [each], "meta": {"page": 1}}))
+    fields = langfuse.Fields(category="metadata.task")
+    (sample,) = import_langfuse([tmp_path / name for name in pages], fields=fields, scale=Scale(worth={"good": 0.9})).samples
+    assert sample == ("o1", "sums", "gpt-4o", 0.9, 0.004, 120.0, 30.0, 2.0, 1777885200.0)
 
 
 def test_langfuse_category_of_the_trace() -> None:
@@ -270,7 +320,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "no-object": ("[1]\n", "line 1: holds no object"),
     "empty": ("", "no rows; export a time span"),
     "others": ([{"id": "x", "prompt": "hello"}], "no model or model_group, no spend or response_cost, no start_time"),
-    "no-id": ([spend(request_id="")], "row 1: 'request_id' is empty"),
+    "no-id": ([spend(request_id="")], "no request of use (1 without an id)"),
     "cost": ([spend(spend=-1)], "row 1: 'spend' is -1; give a number of 0 or more"),
     "tokens": ([spend(), spend(request_id="b", prompt_tokens="many")], "row 2: 'prompt_tokens' is 'many'; give a number"),
     "time": ([spend(startTime="yesterday")], "row 1: 'start_time' is 'yesterday'; give a time"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
+from rich.status import Status
 
 from banditroute.cli.options import AsJson, numbers, pairs
 from banditroute.cli.output import console, print_json, table, usd
@@ -43,7 +44,7 @@ EnvironmentOut = Annotated[Path | None, typer.Option(metavar="FILE", help="Write
 CategoryFrom = Annotated[str, typer.Option(metavar="FIELD", help="Where the category is; a tag is LIST:TAG, such as tags:task.")]
 ModelFrom = Annotated[str, typer.Option(metavar="FIELD", help="Where the model's name is.", show_default=False)]
 Rename = Annotated[list[str] | None, typer.Option(metavar="OLD=NEW", help="A model's name in your configuration. Repeatable.")]
-ScoreRange = Annotated[str | None, typer.Option(metavar="LOW:HIGH", help="What numbers in scores range over.  [default: 0:1]")]
+ScoreRange = Annotated[str | None, typer.Option(metavar="LOW:HIGH", help="What numbers in scores range over; 0:1 if not given.")]
 ScoreValue = Annotated[
     list[str] | None, typer.Option(metavar="LABEL=WORTH", help="What a label among the scores is worth, 0 to 1. Repeatable.")
 ]
@@ -92,9 +93,9 @@ def from_litellm(
 ) -> None:
     """Spend logs of LiteLLM's proxy: rows of LiteLLM_SpendLogs, pages of /spend/logs/v2, StandardLoggingPayloads."""
     fields = litellm.Fields(category=category_from, model=model_from, score=score_from)
-    log = litellm.import_litellm(
-        files, fields=fields, scores=scores, scale=_scale(score_range, score_value), rename=pairs(rename or (), option="--rename")
-    )
+    scale, names = _scale(score_range, score_value), pairs(rename or (), option="--rename")
+    with _reading():
+        log = litellm.import_litellm(files, fields=fields, scores=scores, scale=scale, rename=names)
     notes = []
     if scores is None and score_from == litellm.STATUS:
         notes.append("an answer is not a good answer: these scores say only how often a model answered at all")
@@ -111,7 +112,9 @@ def from_langfuse(
     category_from: CategoryFrom = langfuse.CATEGORY,
     model_from: ModelFrom = "",
     rename: Rename = None,
-    score_name: Annotated[str | None, typer.Option(metavar="NAME", help="Which scores.  [default: the only ones]")] = None,
+    score_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which scores; may be left out where all have one name.")
+    ] = None,
     observation_name: Annotated[str | None, typer.Option(metavar="NAME", help="Only generations of this name.")] = None,
     score_range: ScoreRange = None,
     score_value: ScoreValue = None,
@@ -122,9 +125,9 @@ def from_langfuse(
 ) -> None:
     """Langfuse's observations with their scores: blob storage exports, tables from the web interface, pages of the API."""
     fields = langfuse.Fields(category=category_from, model=model_from, score=score_name, observation=observation_name)
-    log = langfuse.import_langfuse(
-        files, fields=fields, scale=_scale(score_range, score_value), rename=pairs(rename or (), option="--rename")
-    )
+    scale, names = _scale(score_range, score_value), pairs(rename or (), option="--rename")
+    with _reading():
+        log = langfuse.import_langfuse(files, fields=fields, scale=scale, rename=names)
     wanted = _Wanted(out, priors_out, environment_out, min_scored, confounding_sd)
     _finish(log.without(leave_out or ()), wanted, as_json=as_json)
 
@@ -145,9 +148,16 @@ def from_logged(
 ) -> None:
     """Any log with a row per request: sample_id, category, model and, where known, score, cost_usd, input_tokens,
     output_tokens, latency_s, time. Also what --out wrote."""
-    log = load_logs(files, scale=_scale(score_range, score_value), rename=pairs(rename or (), option="--rename"))
+    scale, names = _scale(score_range, score_value), pairs(rename or (), option="--rename")
+    with _reading():
+        log = load_logs(files, scale=scale, rename=names)
     wanted = _Wanted(out, priors_out, environment_out, min_scored, confounding_sd)
     _finish(log.without(leave_out or ()), wanted, as_json=as_json)
+
+
+def _reading() -> Status:
+    """For those who wait, on a terminal: a million rows take half a minute."""
+    return console(stderr=True).status("reading the logs")
 
 
 def _scale(score_range: str | None, score_value: Sequence[str] | None) -> Scale:

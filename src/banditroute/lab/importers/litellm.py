@@ -1,9 +1,9 @@
 """LiteLLM's spend logs: the table `LiteLLM_SpendLogs` of its proxy, as rows of JSON or CSV, or the pages of `/spend/logs/v2`.
 
-Written against the table as of 2025-05 (1.69, since when `status` is a column; before, `metadata.status` is read) up to
-2026-09 (1.96). `StandardLoggingPayload`, which LiteLLM writes to S3, GCS and the like, has other names for two fields (`id`,
-`response_cost`) and is read as well. The table's `metadata` keeps of a caller's own metadata only `spend_logs_metadata`; tags
-are in `request_tags`.
+Written against the table as of 2025-05 (since when `status` is a column; before, `metadata.status` is read) up to 1.103 (since
+when `litellm_call_id` is one; before, `metadata.litellm_call_id` is read). `StandardLoggingPayload`, which LiteLLM writes to
+S3, GCS and the like, has other names for two fields (`id`, `response_cost`) and is read as well. The table's `metadata` keeps
+of a caller's own metadata only `spend_logs_metadata`; tags are in `request_tags`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def import_litellm(
     """The requests of spend logs. `scores`: a file with a score per `request_id` (or `litellm_call_id`).
 
     Left out, and counted: calls that are no completions, answers from LiteLLM's cache (their cost is no model's), rows
-    without model or category, and failed calls unless `status` is the score.
+    without id, model or category, and failed calls unless `status` is the score.
 
     Raises:
         DatasetError: names the file, the row and the remedy.
@@ -113,8 +113,6 @@ def _refuse_others(record: Record) -> None:
             f"{record.path}: no spend logs of LiteLLM: row {record.row} has no {', no '.join(lacking)}; "
             "export the rows of the table LiteLLM_SpendLogs"
         )
-    if not record.text(*ID):
-        raise record.wrong(ID[0], "is empty; export the rows with their ids")
 
 
 def _status(record: Record) -> str:
@@ -129,6 +127,8 @@ def _unfit(record: Record, *, failed: bool, model: str) -> str:
         return "answered from LiteLLM's cache"
     if failed:
         return "failed"
+    if not record.text(*ID):
+        return "without an id"
     return "" if model else "without a model"
 
 
@@ -155,7 +155,10 @@ class _Scores:
             raise DatasetError(f"{path}: holds no scores; give a row for each scored request")
 
     def of(self, record: Record) -> float | None:
-        value = self._scores.get(record.text(self._key) or (record.text("id") if self._key == "request_id" else ""))
+        if self._key == "request_id":
+            value = self._scores.get(record.text(*ID))
+        else:
+            value = self._scores.get(record.text(self._key) or str(record.mapping("metadata").get(self._key) or ""))
         self._used = self._used or value is not None
         return value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import gzip
 import io
 import json
@@ -122,6 +123,7 @@ def decoded(value: Any) -> Any:
     return value
 
 
+@functools.lru_cache(maxsize=4096)
 def snake(name: str) -> str:
     """``providedModelName`` as ``provided_model_name``."""
     return _HUMP.sub("_", name).lower() if _HUMP.search(name) and "_" not in name else name
