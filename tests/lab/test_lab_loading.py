@@ -180,3 +180,48 @@ def test_blank_lines_and_a_byte_order_mark_are_no_error(tmp_path: Path) -> None:
     path = tmp_path / "data.csv"
     path.write_bytes(b"\xef\xbb\xbfsample_id,category,model,score,cost_usd\r\ns,c,m,1,0\r\n\r\n")
     assert load_dataset(path).scores.tolist() == [[1.0]]
+
+
+@BOTH
+def test_prompts_are_read_where_asked_for(write: Write, tmp_path: Path) -> None:
+    path = write(tmp_path, WIDE, WIDE_ROWS)
+    data = load_dataset(path, prompts=True)
+    assert data.prompts == ("who?", "why, and how?")  # in the order of the samples: s1, s2
+    assert data.subset(np.array([1]), name="part").prompts == ("why, and how?",)
+    assert load_dataset(path).prompts is None
+
+
+@BOTH
+def test_prompts_may_lie_beside_the_data_set(write: Write, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    texts = write(other, ("sample_id", "prompt"), [("s2", "second"), ("s1", "first"), ("s3", "of no sample")])
+    path = write(tmp_path, LONG, LONG_ROWS)
+    with pytest.raises(DatasetError, match=r"no column 'prompt' and no data.prompts.parquet beside it"):
+        load_dataset(path, prompts=True)
+    texts.rename(tmp_path / f"data.prompts{texts.suffix}")
+    assert load_dataset(path, prompts=True).prompts == ("first", "second")
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ((("sample_id", "text"), [("s1", "a")]), "missing columns 'prompt'; prompts need sample_id and prompt"),
+        ((("sample_id", "prompt"), [("s1", "a")]), "1 of 2 samples have no prompt (such as 's2'); add them"),
+        ((("sample_id", "prompt"), [("s1", "a"), ("s1", "b"), ("s2", "c")]), "row 3: sample 's1' has another prompt"),
+    ],
+)
+def test_prompts_that_are_wrong(tmp_path: Path, table: Any, told: str) -> None:
+    write_csv(tmp_path, *table).rename(tmp_path / "data.prompts.csv")
+    with pytest.raises(DatasetError, match=re.escape(told)):
+        load_dataset(write_csv(tmp_path, LONG, LONG_ROWS), prompts=True)
+
+
+@BOTH
+def test_a_log_is_told_from_a_data_set(write: Write, tmp_path: Path) -> None:
+    """By its column, also with one model only, which would be a full matrix; and by its shape where it has no such column."""
+    marked = write(tmp_path, (*LONG, "logged"), [(*LONG_ROWS[0], "litellm")])
+    with pytest.raises(DatasetError, match=r"cannot be replayed.*banditroute import logged FILE"):
+        load_dataset(marked)
+    with pytest.raises(DatasetError, match=r"cannot be replayed.*banditroute import logged FILE"):
+        load_dataset(write(tmp_path, LONG, LONG_ROWS[:2]))

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from banditroute import __version__
-from banditroute.cli import bench, calls, check, demo, events, explain, inspect, operate, priors, serve, simulate
+from banditroute.cli import bench, calls, check, demo, events, explain, importing, inspect, operate, priors, serve, simulate
 from banditroute.cli.errors import Commands
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ for name, command in (
 ):
     app.command(name)(command)
 app.add_typer(bench.app, name="bench")
+app.add_typer(importing.app, name="import")
 
 
 def _version(asked: bool) -> None:

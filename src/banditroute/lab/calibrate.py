@@ -33,23 +33,27 @@ def calibrate(dataset: Dataset) -> EnvironmentSpec:
         rows = dataset.rows_of(c)
         arms = {}
         for k, model in enumerate(dataset.models):
-            scores = dataset.scores[rows, k]
-            score: dict[str, Any] = {"kind": "binary" if binary[k] else "continuous", "mean": _rounded(scores.mean())}
-            if not binary[k]:
-                score["sd"] = _rounded(scores.std())
-            spreads = {
-                "cost_usd": _spread(dataset.costs_usd[rows, k]),
-                "input_tokens": _tokens(dataset.input_tokens, rows, k),
-                "output_tokens": _tokens(dataset.output_tokens, rows, k),
-            }
-            arms[model] = ArmSpec.model_validate({"score": score} | spreads)
-        categories[category] = CategorySpec(weight=_rounded(dataset.weights[c]), models=arms)
+            into = None if dataset.input_tokens is None else dataset.input_tokens[rows, k]
+            out = None if dataset.output_tokens is None else dataset.output_tokens[rows, k]
+            arms[model] = calibrated_arm(dataset.scores[rows, k], dataset.costs_usd[rows, k], into, out, binary=binary[k])
+        categories[category] = CategorySpec(weight=rounded(dataset.weights[c]), models=arms)
     return EnvironmentSpec(name=dataset.name, categories=categories)
 
 
-def render(spec: EnvironmentSpec, *, source: str) -> str:
+def calibrated_arm(
+    scores: FloatArray, costs_usd: FloatArray, input_tokens: FloatArray | None, output_tokens: FloatArray | None, *, binary: bool
+) -> ArmSpec:
+    """One arm's figures; tokens that are NaN do not count. Scores in [0, 1], costs in USD; each of shape (its samples,)."""
+    score: dict[str, Any] = {"kind": "binary" if binary else "continuous", "mean": rounded(scores.mean())}
+    if not binary:
+        score["sd"] = rounded(scores.std())
+    spreads = {"cost_usd": _spread(costs_usd), "input_tokens": _tokens(input_tokens), "output_tokens": _tokens(output_tokens)}
+    return ArmSpec.model_validate({"score": score} | spreads)
+
+
+def render(spec: EnvironmentSpec, *, source: str, method: str = METHOD) -> str:
     """The environment as YAML, one line per model, with source and method in its header."""
-    lines = [*comment(f"Source: {source}."), *comment(f"Method: {METHOD}."), f"name: {inline_yaml(spec.name)}", "categories:"]
+    lines = [*comment(f"Source: {source}."), *comment(f"Method: {method}."), f"name: {inline_yaml(spec.name)}", "categories:"]
     for name, category in spec.categories.items():
         lines += [f"  {inline_yaml(name)}:", f"    weight: {inline_yaml(category.weight)}", "    models:"]
         lines += [
@@ -78,18 +82,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _tokens(matrix: FloatArray | None, rows: Any, model: int) -> Mapping[str, float] | None:
-    if matrix is None:
-        return None
-    known = matrix[rows, model][~np.isnan(matrix[rows, model])]
-    return _spread(known) if len(known) else None
+def _tokens(values: FloatArray | None) -> Mapping[str, float] | None:
+    known = values[~np.isnan(values)] if values is not None else ()
+    return _spread(np.asarray(known)) if len(known) else None
 
 
 def _spread(values: FloatArray) -> Mapping[str, float]:
-    return {"mean": _rounded(values.mean()), "sd": _rounded(values.std())}
+    return {"mean": rounded(values.mean()), "sd": rounded(values.std())}
 
 
-def _rounded(value: float | np.floating[Any]) -> float:
+def rounded(value: float | np.floating[Any]) -> float:
+    """The value to as many digits as environments have."""
     return float(f"{float(value):.{DIGITS}g}")
 
 

@@ -25,7 +25,7 @@ class Dataset:
     """n samples x K models. Each category has at least one sample.
 
     `sample_category` (n,) indexes `categories`; `scores` (n, K) in [0, 1]; `costs_usd` (n, K) in USD;
-    tokens (n, K) in tokens with NaN where unknown, or None where none is known.
+    tokens (n, K) in tokens with NaN where unknown, or None where none is known. `prompts`: the n texts, where loaded.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Dataset:
     costs_usd: FloatArray
     input_tokens: FloatArray | None = None
     output_tokens: FloatArray | None = None
+    prompts: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.sample_category), len(self.models))
@@ -43,6 +44,8 @@ class Dataset:
             matrix = getattr(self, field)
             if matrix is not None and matrix.shape != shape:
                 raise DatasetError(f"{self.name}: {field} has shape {matrix.shape}; give {shape}, samples x models")
+        if self.prompts is not None and len(self.prompts) != shape[0]:
+            raise DatasetError(f"{self.name}: {len(self.prompts)} prompts for {shape[0]} samples; give each sample its prompt")
         empty = np.flatnonzero(self.counts == 0)
         if len(empty) or not self.categories:
             named = ", ".join(self.categories[i] for i in empty) or "there is none"
@@ -103,6 +106,7 @@ class Dataset:
             costs_usd=self.costs_usd[rows],
             input_tokens=None if self.input_tokens is None else self.input_tokens[rows],
             output_tokens=None if self.output_tokens is None else self.output_tokens[rows],
+            prompts=None if self.prompts is None else tuple(self.prompts[i] for i in np.arange(len(self.prompts))[rows]),
         )
 
     def _category_means(self, matrix: FloatArray) -> FloatArray:
