@@ -13,6 +13,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -49,10 +50,10 @@ def main() -> None:
         spec = load_scenario(path)
         if given.seeds:
             spec = spec.model_copy(update={"seeds": given.seeds})
-        settings = settings_of(spec, find=finder(path, data if data.is_dir() else None))
+        settings = settings_of(spec, find=finder(path, data if data.is_dir() else None, prompts=spec.features is not None))
         tasks = tasks_of(settings, seeds=spec.seeds)
         kept = ROOT / "build" / "simulations" / name
-        runs = run_tasks(tasks, jobs=given.jobs, kept=kept, progress=lambda done, total, name=name: _tell(name, done, total))
+        runs = run_tasks(tasks, jobs=given.jobs, kept=kept, progress=partial(_tell, name))
         lines += ["", *_scenario(name, scenario_result(spec, settings, runs, seeds=spec.seeds))]
     given.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"wrote {given.out}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from banditroute.lab.datasets import Dataset
 from banditroute.lab.delivery import Delivery, make_mail
 from banditroute.lab.finding import find_scenario, finder, shipped
 from banditroute.lab.happenings import Reweighted
-from banditroute.lab.learners import POLICIES
+from banditroute.lab.learners import POLICIES, router_of
 from banditroute.lab.results import INVERTED, ROUTER, WARM
-from banditroute.lab.runs import run_tasks
+from banditroute.lab.runs import Task, run_tasks
 from banditroute.lab.scenario import EventSpec, ScenarioSpec, named_model, settings_of
 from banditroute.lab.scenario_results import scenario_result, tasks_of
 from banditroute.lab.source import Source
@@ -199,6 +200,27 @@ def test_thumbs_and_noise_keep_the_mean(toy: Dataset) -> None:
     inner = (scores > 0.2) & (scores < 0.8)
     assert (noisy - scores)[inner].std() == pytest.approx(0.05, rel=0.1)
     assert make_mail(Delivery(), course, seed=1).told is scores
+
+
+def test_features_of_prompts_reach_the_router(toy: Dataset) -> None:
+    prompts = ("sum 1 and 2", "a long story about a dog", "def f(x): return x", "translate this")
+    with_prompts = dataclasses.replace(toy, prompts=prompts)
+    spec = spec_of(requests=60, features={"from": "prompt", "extract": ["length", {"projection": 2}]}, policies=[ROUTER])
+    (setting,) = settings_of(spec, find=lambda _: with_prompts)
+    source = setting.source
+    assert isinstance(source, Dataset)
+    assert source.feature_names == ("length", "projection_1", "projection_2")
+    course = make_course(source, requests=60, seed=1, cost_weight=0.1)
+    assert course.stream.features is not None
+    with router_of(course, seed=1) as router:
+        declared = router._router.engine.snapshot.state.settings.categories["c0"].features
+        assert [feature.name for feature in declared] == sorted(source.feature_names)
+        router.pick(0, int(course.stream.categories[0]))
+    plain = dataclasses.replace(setting, source=toy)
+    tell = [run_tasks([Task(each, seed=1)])[0][0].regrets_at for each in (setting, plain)]
+    assert tell[0] != tell[1]
+    with pytest.raises(DatasetError, match="no prompts to compute features of"):
+        settings_of(spec, find=lambda _: toy)
 
 
 # --- results ---------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def simulate(
         changes = {"requests": requests, "seeds": seeds, "cost_weights": cost_weight, "policies": policy}
         play_scenario(
             overridden(spec, changes),
-            find=finder(Path(source) if scenario else None, data),
+            find=finder(Path(source) if scenario else None, data, prompts=spec.features is not None),
             out=out,
             jobs=jobs or default_jobs(),
             backend=backend,

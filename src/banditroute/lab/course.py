@@ -22,11 +22,13 @@ from banditroute.lab.traffic import Traffic
 
 
 class Stream(NamedTuple):
-    """The requests of one seed with every model's outcome: shapes (requests,) and (requests, models)."""
+    """The requests of one seed with every model's outcome: shapes (requests,) and (requests, models). Features are those of the
+    source, raw, of shape (requests, d)."""
 
     categories: IntArray
     scores: FloatArray
     costs_usd: FloatArray
+    features: FloatArray | None = None
 
 
 def make_stream(source: Source, *, requests: int, seed: int) -> Stream:
@@ -139,4 +141,5 @@ def _stream(sources: Sequence[Source], *, seed: int, traffic: Traffic | None) ->
         categories=np.array([draw.category for draw in draws], dtype=np.int64),
         scores=np.array([draw.scores for draw in draws]),
         costs_usd=np.array([draw.costs_usd for draw in draws]),
+        features=None if draws[0].features is None else np.array([draw.features for draw in draws]),
     )

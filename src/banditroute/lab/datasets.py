@@ -26,6 +26,7 @@ class Dataset:
 
     `sample_category` (n,) indexes `categories`; `scores` (n, K) in [0, 1]; `costs_usd` (n, K) in USD;
     tokens (n, K) in tokens with NaN where unknown, or None where none is known. `prompts`: the n texts, where loaded.
+    `features` (n, d), raw, are named by `feature_names`.
     """
 
     name: str
@@ -37,6 +38,8 @@ class Dataset:
     input_tokens: FloatArray | None = None
     output_tokens: FloatArray | None = None
     prompts: tuple[str, ...] | None = None
+    features: FloatArray | None = None
+    feature_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape = (len(self.sample_category), len(self.models))
@@ -46,6 +49,9 @@ class Dataset:
                 raise DatasetError(f"{self.name}: {field} has shape {matrix.shape}; give {shape}, samples x models")
         if self.prompts is not None and len(self.prompts) != shape[0]:
             raise DatasetError(f"{self.name}: {len(self.prompts)} prompts for {shape[0]} samples; give each sample its prompt")
+        wanted = (shape[0], len(self.feature_names))
+        if self.features is not None and self.features.shape != wanted:
+            raise DatasetError(f"{self.name}: features have shape {self.features.shape}; give {wanted}, samples x names")
         empty = np.flatnonzero(self.counts == 0)
         if len(empty) or not self.categories:
             named = ", ".join(self.categories[i] for i in empty) or "there is none"
@@ -92,6 +98,7 @@ class Dataset:
             costs_usd=self.costs_usd[i],
             input_tokens=None if self.input_tokens is None else self.input_tokens[i],
             output_tokens=None if self.output_tokens is None else self.output_tokens[i],
+            features=None if self.features is None else self.features[i],
         )
 
     def subset(self, rows: npt.NDArray[Any], *, name: str) -> Dataset:
@@ -107,6 +114,8 @@ class Dataset:
             input_tokens=None if self.input_tokens is None else self.input_tokens[rows],
             output_tokens=None if self.output_tokens is None else self.output_tokens[rows],
             prompts=None if self.prompts is None else tuple(self.prompts[i] for i in np.arange(len(self.prompts))[rows]),
+            features=None if self.features is None else self.features[rows],
+            feature_names=self.feature_names,
         )
 
     def _category_means(self, matrix: FloatArray) -> FloatArray:

@@ -23,8 +23,9 @@ def find_source(name: str | Path) -> Source:
     return source_at(find_source_or_worlds(name), 0)
 
 
-def find_source_or_worlds(name: str | Path) -> Source | Worlds:
-    """A data set (.parquet, .csv), a file of an environment or of worlds (.yaml), or a shipped one by its name.
+def find_source_or_worlds(name: str | Path, *, prompts: bool = False) -> Source | Worlds:
+    """A data set (.parquet, .csv), a file of an environment or of worlds (.yaml), or a shipped one by its name. With `prompts`, a
+    data set comes with its texts.
 
     Raises:
         DatasetError: there is none such, or it is wrong.
@@ -33,7 +34,7 @@ def find_source_or_worlds(name: str | Path) -> Source | Worlds:
     if path.suffix.lower() in (".yaml", ".yml"):
         return load_environment_or_worlds(path)
     if path.suffix or path.is_file():
-        return load_dataset(path)
+        return load_dataset(path, prompts=prompts)
     known = shipped("environments")
     if str(name) not in known:
         raise DatasetError(f"{name}: neither a file nor a shipped environment ({', '.join(known) or 'none'})")
@@ -53,14 +54,14 @@ def find_scenario(name: str | Path) -> ScenarioSpec | None:
     return load_scenario(known[str(name)]) if str(name) in known and not path.is_file() else None
 
 
-def finder(scenario: Path | None, data: Path | None) -> Find:
+def finder(scenario: Path | None, data: Path | None, *, prompts: bool = False) -> Find:
     """Finds the sources that a scenario names: data sets of these names in `data`, then files beside the scenario's, then as
     `find_source_or_worlds`."""
 
     def find(name: str) -> Source | Worlds:
         places = [data / f"{name}{suffix}" for suffix in (".parquet", ".csv")] if data else []
         places += [scenario.parent / name] if scenario else []
-        return find_source_or_worlds(next((place for place in places if place.is_file()), name))
+        return find_source_or_worlds(next((place for place in places if place.is_file()), name), prompts=prompts)
 
     return find
 

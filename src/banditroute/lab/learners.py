@@ -16,6 +16,8 @@ import numpy as np
 from banditroute.core import baselines
 from banditroute.core.posterior_baselines import BetaThompson, GaussianThompson, LinUCB
 from banditroute.lab.course import Course, Phase
+from banditroute.lab.datasets import Dataset
+from banditroute.lab.extract import declared
 from banditroute.lab.results import INVERTED, ORACLE, ROUTER, WARM
 from banditroute.lab.router_policy import Priors, RouterPolicy
 from banditroute.lab.source import model_costs_usd
@@ -152,7 +154,12 @@ def make_learner(name: str, course: Course, *, seed: int, begun: Begun = Begun()
 
 def router_of(course: Course, *, seed: int, begun: Begun = Begun(), recording: bool = False) -> RouterPolicy:  # noqa: B008
     """The router before the first request of a course; `recording`: it keeps its propensities."""
-    first = course.phases[0]
+    first, values = course.phases[0], course.stream.features
+    of_category, features = begun.of_category, None
+    if isinstance(course.source, Dataset) and values is not None and course.source.features is not None:
+        names = course.source.feature_names
+        of_category = {"features": declared(names, course.source.features), **of_category}
+        features = [dict(zip(names, row, strict=True)) for row in values.tolist()]
     return RouterPolicy(
         categories=course.source.categories,
         models=course.source.models,
@@ -162,7 +169,8 @@ def router_of(course: Course, *, seed: int, begun: Begun = Begun(), recording: b
         priors=begun.priors,
         present=first.present.tolist(),
         of_all=begun.of_all,
-        of_category=begun.of_category,
+        of_category=of_category,
+        features=features,
         recording=recording,
     )
 

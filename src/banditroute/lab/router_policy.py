@@ -40,7 +40,8 @@ class RouterPolicy:
 
     It is told each model's mean cost as a list price, and with the feedback what the request really cost. `present`:
     which models are configured at first (default: all); `of_all` and `of_category` go into the configuration as they are,
-    the latter into each category's. `recording`: each pick's probabilities are kept.
+    the latter into each category's. `features`: each request's, as the configuration declares
+    them. `recording`: each pick's probabilities are kept.
     Raises ConfigError where the router refuses the configuration, DatasetError where the priors fit nothing.
     """
 
@@ -56,6 +57,7 @@ class RouterPolicy:
         present: Sequence[bool] | None = None,
         of_all: Mapping[str, Any] = _NOTHING,
         of_category: Mapping[str, Any] = _NOTHING,
+        features: Sequence[Mapping[str, float]] | None = None,
         recording: bool = False,
     ) -> None:
         # Short names: a data set's own may be none that a configuration allows.
@@ -63,6 +65,7 @@ class RouterPolicy:
         self._models = {name: f"m{k}" for k, name in enumerate(models)}
         self._now = START_TIME
         self._ids: dict[int, str] = {}
+        self._features = features
         self._recorded: list[tuple[Candidate, ...]] | None = [] if recording else None
         self._of_all = {"store": "memory:", **of_all}
         self._of_category = {
@@ -95,7 +98,8 @@ class RouterPolicy:
 
     def pick(self, request: int, category: int) -> int:
         self._now += SECONDS_PER_REQUEST
-        decision = self._router.route(f"c{category}", input_tokens=INPUT_TOKENS, output_tokens=0)
+        features = None if self._features is None else self._features[request]
+        decision = self._router.route(f"c{category}", features=features, input_tokens=INPUT_TOKENS, output_tokens=0)
         self._ids[request] = decision.id
         if self._recorded is not None:
             self._recorded.append(decision.candidates)

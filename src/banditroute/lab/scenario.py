@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from banditroute.core.errors import DatasetError
 from banditroute.lab.datasets import Dataset, inverted, make_priors, sampled, split
 from banditroute.lab.delivery import Delivery
 from banditroute.lab.environments import Frozen, Name, Positive, Unit, parsed, read_document
+from banditroute.lab.extract import FeaturesSpec, features
 from banditroute.lab.happenings import Absent, Degraded, Down, Happening, Repriced, Reweighted
 from banditroute.lab.learners import PEERS, POLICIES, Begun
 from banditroute.lab.results import INVERTED, ROUTER, WARM
@@ -152,6 +154,9 @@ class ScenarioSpec(Frozen):
     feedback: FeedbackSpec = FeedbackSpec()
     timeline: tuple[EventSpec, ...] = ()
     policies: tuple[Name, ...] = Field(default=POLICIES, min_length=1, description="who plays")
+    features: FeaturesSpec | None = Field(
+        default=None, description="context that the router is given: what is computed of the data sets' prompts"
+    )
     priors: Literal["none", "compare"] = Field(
         default="none",
         description="compare: the router is played cold, with priors from half of the data set's samples, and with these "
@@ -195,6 +200,15 @@ def load_scenario(path: Path | str) -> ScenarioSpec:
     return parsed(ScenarioSpec, read_document(path), where=str(path), what="a scenario")
 
 
+def _with_features(source: Source | Worlds, spec: FeaturesSpec | None) -> Source | Worlds:
+    if spec is None:
+        return source
+    if not isinstance(source, Dataset) or source.prompts is None:
+        raise DatasetError(f"{source.name}: no prompts to compute features of; give a data set that has a column `prompt`")
+    names, values = features(source.prompts, spec)
+    return dataclasses.replace(source, features=values, feature_names=names)
+
+
 def _told_apart(source: Source | Worlds) -> tuple[Dataset, Source]:
     """What priors are made of, and what they are judged by: halves of a data set, or requests of an environment that are drawn
     apart."""
@@ -212,7 +226,7 @@ def settings_of(spec: ScenarioSpec, *, find: Find) -> list[Setting]:
     """
     settings = []
     for name in spec.sources:
-        source = find(name)
+        source = _with_features(find(name), spec.features)
         begun = Begun(of_all=spec.router, of_category=spec.category)
         starts, policies = {ROUTER: begun}, spec.policies
         if spec.priors == "compare":

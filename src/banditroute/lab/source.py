@@ -15,7 +15,7 @@ class Draw(NamedTuple):
     """One request with the outcome that each model would have had.
 
     `scores` in [0, 1], `costs_usd` in USD, tokens in tokens; all of shape (models,). Tokens are None where
-    no model's are known, and NaN for a model whose own are not.
+    no model's are known, and NaN for a model whose own are not. `features` of the prompt, as `Source` names them: (d,).
     """
 
     category: int
@@ -23,6 +23,7 @@ class Draw(NamedTuple):
     costs_usd: FloatArray
     input_tokens: FloatArray | None
     output_tokens: FloatArray | None
+    features: FloatArray | None = None
 
 
 class Source(Protocol):
