@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from banditroute import __version__
-from banditroute.cli import bench, calls, check, demo, events, explain, inspect, operate, serve, simulate
+from banditroute.cli import bench, calls, check, demo, evaluate, events, explain, inspect, operate, serve, simulate
 from banditroute.cli.errors import Commands
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ for name, command in (
     ("resume", operate.resume),
     ("reset", operate.reset),
     ("simulate", simulate.simulate),
+    ("evaluate", evaluate.evaluate),
 ):
     app.command(name)(command)
 app.add_typer(bench.app, name="bench")
