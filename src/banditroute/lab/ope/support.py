@@ -48,8 +48,7 @@ def feedback_rates(models: tuple[str, ...], chosen: IntArray, propensities: Floa
         overall: share of all decisions that have one, in (0, 1].
     """
     counts = np.bincount(chosen, minlength=len(models)).astype(np.float64)
-    spread = (propensities * (1.0 - propensities)).sum(axis=0)
-    told = np.flatnonzero((counts > 0.0) & (spread > 0.0))
+    told = np.flatnonzero((counts > 0.0) & ((propensities > 0.0) & (propensities < 1.0)).any(axis=0))
     if len(told) < 2:
         return Rates({models[k]: overall for k in np.flatnonzero(counts)}, 0.0, math.nan, is_uneven=False)
     f = np.ones(len(models))
@@ -58,10 +57,13 @@ def feedback_rates(models: tuple[str, ...], chosen: IntArray, propensities: Floa
         f = np.where(counts > 0.0, counts / np.maximum(among, 1e-300), 1.0)
     # The mean over decisions, answered or not, of sum_a b(a) f(a) is the overall rate.
     f *= overall * float((1.0 / (propensities @ f)).mean())
-    error = overall * np.sqrt(spread[told]) / propensities.sum(axis=0)[told]
+    # Of log f the likelihood's information is sum_t diag(s) - s s^T, with s the shares among decisions with an outcome.
+    shares = (propensities * f / (propensities @ f)[:, None])[:, told]
+    covariance = np.linalg.pinv(np.diag(shares.sum(axis=0)) - shares.T @ shares, hermitian=True)
     high, low = int(f[told].argmax()), int(f[told].argmin())
     gap = float(f[told][high] - f[told][low])
-    stderr = float(np.hypot(error[high], error[low]))
+    variance = float(covariance[high, high] + covariance[low, low] - 2.0 * covariance[high, low])
+    stderr = float(f[told].mean()) * math.sqrt(max(0.0, variance))
     pairs = len(told) * (len(told) - 1) / 2.0
     beyond_chance = gap > float(ndtri(1.0 - 0.025 / pairs)) * stderr
     rates = {models[k]: float(f[k]) for k in told}
