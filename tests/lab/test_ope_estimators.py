@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ope_logs import adaptive_log, make_logged
 
 from banditroute.lab.ope import estimators
 from banditroute.lab.ope.logged import Logged
 from banditroute.lab.ope.outcomes import PULL, RIDGE, block_edges, expected
 from banditroute.lab.source import FloatArray
-from ope_logs import adaptive_log, make_logged
 
 Share = st.floats(0.05, 0.95)
 Unit = st.floats(0.0, 1.0)

@@ -19,7 +19,10 @@ def call(model: str, *, error: ErrorKind = ErrorKind.NONE, shadow: bool = False,
 
 
 def record(*signals: dict[str, Any], calls: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
-    return {"signals": {k: v for each in signals for k, v in each.items()}, "attempts": {k: v for e in calls for k, v in e.items()}}
+    return {
+        "signals": {k: v for each in signals for k, v in each.items()},
+        "attempts": {k: v for e in calls for k, v in e.items()},
+    }
 
 
 FAILED = call("a", error=ErrorKind.TIMEOUT)

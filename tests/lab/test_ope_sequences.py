@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ope_logs import adaptive_log, make_logged
 from scipy.integrate import quad
 
 from banditroute.lab.ope.outcomes import expected
@@ -22,18 +23,17 @@ from banditroute.lab.ope.sequences import (
     quality_terms,
     running_guess,
 )
-from ope_logs import adaptive_log, make_logged
 
 
 @pytest.mark.parametrize(("s", "v"), [(0.5, 0.2), (3.0, 2.0), (12.0, 30.0), (60.0, 400.0)])
 def test_the_mixture_is_its_integral(s: float, v: float) -> None:
     def density(bet: float) -> float:
-        return (1.0 - bet) ** (RHO - 1.0) * math.exp(-RHO * (1.0 - bet))
+        return math.pow(1.0 - bet, RHO - 1.0) * math.exp(-RHO * (1.0 - bet))
 
     def bets(bet: float) -> float:
         return density(bet) * math.exp(bet * s + (math.log1p(-bet) + bet) * v)
 
-    wanted = quad(bets, 0.0, 1.0, limit=200)[0] / quad(density, 0.0, 1.0)[0]
+    wanted = float(quad(bets, 0.0, 1.0, limit=200)[0] / quad(density, 0.0, 1.0)[0])
     assert log_mixture(np.array([s]), np.array([v]))[0] == pytest.approx(math.log(wanted), rel=1e-6)
 
 

@@ -59,7 +59,7 @@ class Evaluation:
     def verdict(self) -> str:
         """In plain words."""
         if not self.is_supported:
-            return f"no support for {self.policy}: " + "; ".join(self.support.reasons)
+            return f"no support for the policy {self.policy}: " + "; ".join(self.support.reasons)
         return f"{quality_words(self.quality_difference)} and {cost_words(self.cost_change)} {self.policy}"
 
     def to_json(self) -> dict[str, Any]:

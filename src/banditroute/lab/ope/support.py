@@ -88,7 +88,7 @@ class Support(NamedTuple):
         found = []
         if self.unsupported_share > MOST_UNSUPPORTED:
             found.append(
-                f"{100 * self.unsupported_share:.2g} % of the new policy's choices could not happen when the log was made: allow "
+                f"{100 * self.unsupported_share:.3g} % of the new policy's choices could not happen when the log was made: allow "
                 "these models there first, or evaluate from when they were there (--since)"
             )
         if self.effective_sample_size < LEAST_SAMPLE_SIZE:

@@ -142,7 +142,8 @@ def _told(
         position, name, k = state.position + 1, f"c{category[i]}", int(chosen[i])
         now, model = int((START_TIME + SECONDS_PER_REQUEST * position) * 1e6), f"m{k}"
         prices = state.settings.models[model]
-        attempt = {"error": 0, "cost_usd": float(costs[i, k]), "computed_usd": prices.list_cost_usd(INPUT_TOKENS, 0)}
+        computed = float(np.float32(prices.list_cost_usd(INPUT_TOKENS, 0)))  # as ids carry it
+        attempt = {"error": 0, "cost_usd": float(costs[i, k]), "computed_usd": computed}
         body = {
             "decision": {"category": name, "model": model, "schema": schema, "context": [], "state_position": made},
             "before": None,
