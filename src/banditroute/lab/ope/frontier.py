@@ -68,11 +68,12 @@ def evaluate_store(
         raise StoreUnavailable("a store in memory can be read only by its own process: use sqlite:///FOLDER")
     since_ms = 0 if since is None else int(since * 1000.0)
     with closing(SqliteLog(directory, time.time, read_only=True)) as log:
-        events = list(all_events(log))
-    document, settings = new_settings(config.shared, events)
-    joined = join(events, sink_decisions(directory, since_ms=since_ms), since_ms=since_ms)
-    decisions = in_force(joined.decisions, settings)
-    found = replayed(decisions, events, document=document, settings=settings, cost_weights=tuple(cost_weights), progress=progress)
+        joined = join(all_events(log), sink_decisions(directory, since_ms=since_ms), since_ms=since_ms)
+        document, settings = new_settings(config.shared, joined.document)
+        decisions = in_force(joined.decisions, settings)
+        found = replayed(
+            decisions, all_events(log), document=document, settings=settings, cost_weights=tuple(cost_weights), progress=progress
+        )
     logged = found.logged
     rates = feedback_rates(logged.models, logged.chosen, logged.propensities, overall=joined.answered_share)
     outcomes = fitted(logged)

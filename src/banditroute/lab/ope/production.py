@@ -54,13 +54,12 @@ class _Old(NamedTuple):
     floor: float
 
 
-def new_settings(shared: Mapping[str, Any], events: Sequence[Event]) -> tuple[Mapping[str, Any], SharedSettings]:
-    """The document that the new configuration would be if it were adopted now, and its settings.
+def new_settings(shared: Mapping[str, Any], held: Mapping[str, Any]) -> tuple[Mapping[str, Any], SharedSettings]:
+    """The document that the new configuration would be if it took the place of `held` now, and its settings.
 
     Raises:
         ConfigError: it cannot be adopted on this log.
     """
-    held: Mapping[str, Any] = next((event.body["document"] for event in reversed(events) if event.kind == EventKind.CONFIG), {})
     try:
         document = resolved(shared, held)
         return document, parse_shared(document)

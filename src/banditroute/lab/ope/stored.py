@@ -49,10 +49,12 @@ class Joined(NamedTuple):
     """What a store tells. `decisions` in the order in which they were made.
 
     `sink_count` rows were kept since the time asked for; `unanswered_count` of them have no outcome; `lost_count` decisions
-    with one have no row, though they are no older than the oldest row: the sink dropped them.
+    with one have no row, though they are no older than the oldest row: the sink dropped them. `document` is the configuration in
+    force at the end.
     """
 
     decisions: tuple[Decided, ...]
+    document: Mapping[str, Any]
     sink_count: int
     unanswered_count: int
     lost_count: int
@@ -141,10 +143,14 @@ def join(events: Iterable[Event], rows: Iterable[SinkDecision], *, since_ms: int
         EvaluationError: a row lacks the chosen model among its candidates.
     """
     told: dict[str, _Told] = {}
+    document: Mapping[str, Any] = {}
     for event in events:
-        if event.kind == EventKind.FEEDBACK:
+        if event.kind == EventKind.CONFIG:
+            document = event.body["document"]
+        elif event.kind == EventKind.FEEDBACK:
             decision = event.body["decision"]
-            told[decision["id"]] = _Told(decision, event.body["after"])
+            if _time_ms(decision["id"]) >= since_ms:
+                told[decision["id"]] = _Told(decision, event.body["after"])
     found, count, unanswered, oldest = [], 0, 0, 2**63
     for row in rows:
         count, oldest = count + 1, min(oldest, row.time_ms)
@@ -157,7 +163,7 @@ def join(events: Iterable[Event], rows: Iterable[SinkDecision], *, since_ms: int
     first_ms = max(since_ms, oldest)
     lost = sum(_time_ms(decision) >= first_ms and _quality(each) is not None for decision, each in told.items())
     found.sort(key=lambda each: each.time_ms)
-    return Joined(tuple(found), count, unanswered, lost)
+    return Joined(tuple(found), document, count, unanswered, lost)
 
 
 def _time_ms(decision: str) -> int:
