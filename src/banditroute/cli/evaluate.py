@@ -128,12 +128,17 @@ def _row(evaluation: Evaluation) -> list[str]:
 def _estimators(evaluation: Evaluation) -> Iterator[list[str]]:
     for quality, cost in zip(evaluation.quality, evaluation.cost, strict=True):
         kind = "approximate" if quality.is_approximate else ""
-        yield [quality.name, f"{quality.value:.3f}", _interval(quality), usd(cost.value), _dollars(cost), kind]
+        told = "" if math.isnan(quality.value) else f"{quality.value:.3f}"
+        yield [quality.name, told, _interval(quality), _value(cost), _dollars(cost), kind]
 
 
 def _interval(estimate: Estimate) -> str:
-    return f"{estimate.low:.3f} to {estimate.high:.3f}"
+    return "" if math.isnan(estimate.low) else f"{estimate.low:.3f} to {estimate.high:.3f}"
+
+
+def _value(estimate: Estimate) -> str:
+    return "" if math.isnan(estimate.value) else usd(estimate.value)
 
 
 def _dollars(estimate: Estimate) -> str:
-    return f"{usd(estimate.low)} to {usd(estimate.high)}"
+    return "" if math.isnan(estimate.low) else f"{usd(estimate.low)} to {usd(estimate.high)}"

@@ -212,7 +212,7 @@ def _passed(state: State, event: Event) -> State:
 
 def _repriced(bill: Bill, decided: Decided, view: View, old: SharedSettings) -> float:
     """What a call would cost at the new prices, in USD: its bill, times how much dearer its tokens are."""
-    usd = decided.expected_cost_usd if bill.usd is None else bill.usd
+    usd = decided.expected_costs_usd.get(bill.model, 0.0) if bill.usd is None else bill.usd
     before, after = old.models.get(bill.model), _arm(view, bill.model)
     if before is None or after is None or _prices(before) == _prices(after.model):
         return usd

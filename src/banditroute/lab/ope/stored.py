@@ -39,7 +39,7 @@ class Decided(NamedTuple):
     query: RouteQuery
     chosen: str
     propensities: Mapping[str, float]
-    expected_cost_usd: float
+    expected_costs_usd: Mapping[str, float]
     state_position: int
     quality: float
     bills: tuple[Bill, ...]
@@ -189,7 +189,7 @@ def _decided(row: SinkDecision, told: _Told) -> Decided | None:
         _query(told.decision["category"], row.request),
         chosen,
         row.propensities,
-        row.expected_costs_usd[chosen],
+        row.expected_costs_usd,
         told.decision["state_position"],
         quality,
         bills,
