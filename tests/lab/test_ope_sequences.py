@@ -87,9 +87,9 @@ def test_truncated_terms_bound_the_value_from_both_sides(
 
 
 def test_the_sequence_holds_at_all_times_at_once() -> None:
-    """200 logs of a policy that learns, looked at after every decision."""
+    """120 logs of a policy that learns, looked at after every decision."""
     always, both = 0, 0
-    for seed in range(200):
+    for seed in range(120):
         logged = adaptive_log(seed=seed, count=600)
         target = np.tile([0.5, 0.5], (600, 1))
         terms = quality_terms(logged, target, expected(logged, logged.quality).predictable, most=10.0)
@@ -98,7 +98,7 @@ def test_the_sequence_holds_at_all_times_at_once() -> None:
         always += holds
         end = terms.at_end()
         both += holds and not end.low <= 0.45 <= end.high
-    assert always >= 190
+    assert always >= 114
     assert both == 0  # what holds always holds at the end
 
 
@@ -121,10 +121,10 @@ def test_a_wider_reach_is_a_wider_interval() -> None:
 def test_the_asymptotic_sequence_says_that_it_is_one() -> None:
     rng = np.random.default_rng(0)
     held = 0
-    for _ in range(200):
+    for _ in range(100):
         values = rng.exponential(1.0, 4000)
         held += all(asymptotic(values[:count]).low <= 1.0 <= asymptotic(values[:count]).high for count in range(500, 4001, 100))
-    assert held >= 190
+    assert held >= 95
     found = asymptotic(values)
     assert found.is_asymptotic
     assert found.high - found.low > 2.0 * 1.96 * values.std() / math.sqrt(4000)

@@ -15,7 +15,14 @@ from banditroute.lab.ope.logged import Logged
 from banditroute.lab.ope.support import Rates, Support, feedback_rates, support_of
 from banditroute.lab.source import FloatArray
 
-GOOD = Support(decisions=5000, effective_sample_size=900.0, largest_weight=10.0, largest_weight_share=0.01, unsupported_share=0.0)
+GOOD = Support(
+    decisions=5000,
+    effective_sample_size=900.0,
+    largest_weight=10.0,
+    largest_weight_share=0.01,
+    carriers=300.0,
+    unsupported_share=0.0,
+)
 
 
 def test_good_support_gives_no_reason() -> None:
@@ -27,6 +34,7 @@ def test_good_support_gives_no_reason() -> None:
     [
         ({"effective_sample_size": 50.0}, "worth 50 of the new policy's own, and 200 are needed: log about 4 times as many"),
         ({"largest_weight_share": 0.2}, "one decision alone carries 20 % of the weight, and 5 % is the most"),
+        ({"carriers": 1.4}, "was expected to be drawn 1.4 times, and 20 are needed"),
         ({"unsupported_share": 0.1}, "10 % of the new policy's choices could not happen"),
         (
             {"feedback_rates": Rates({"a": 0.9, "b": 0.5}, 0.4, 0.01, is_uneven=True)},
@@ -47,6 +55,34 @@ def test_the_effective_sample_size_is_kishs() -> None:
     assert support.effective_sample_size == pytest.approx((1.5 + 3 * 0.5) ** 2 / (1.5**2 + 3 * 0.25))
     assert support.largest_weight == 1.5
     assert support.largest_weight_share == pytest.approx(0.5)
+
+
+def rare_difference(count: int, every: int) -> tuple[Logged, FloatArray]:
+    """In one of `every` requests the target takes a model that the log takes once in 500 times, and by luck never took."""
+    rare = np.arange(count) % every == 0
+    shares = np.where(rare[:, None], [0.998, 0.002], [0.5, 0.5])
+    logged = make_logged(chosen=np.where(rare, 0, np.arange(count) % 2), propensities=shares, quality=np.ones(count))
+    return logged, np.where(rare[:, None], [0.0, 1.0], [0.5, 0.5])
+
+
+def test_few_draws_may_carry_everything_though_none_of_them_happened() -> None:
+    """All weights that happened are 1, so that neither the effective sample size nor the largest weight would tell."""
+    support = support_of(*rare_difference(2000, 25))
+    assert support.effective_sample_size > 1900.0
+    assert support.largest_weight_share < 0.001
+    assert support.carriers < 1.0
+    (reason,) = support.reasons
+    assert "was expected to be drawn 0." in reason
+
+
+def test_a_difference_that_hardly_matters_is_no_reason() -> None:
+    """One request in 10,000, at most 5 % of the variance."""
+    assert support_of(*rare_difference(20_000, 10_000)).reasons == ()
+
+
+def test_where_all_weights_are_alike_each_draw_carries_as_much() -> None:
+    logged = make_logged(chosen=np.tile([0] * 9 + [1], 100), propensities=np.tile([0.9, 0.1], (1000, 1)), quality=np.ones(1000))
+    assert support_of(logged, np.tile([0.0, 1.0], (1000, 1))).carriers == pytest.approx(100.0, rel=0.11)
 
 
 def test_a_target_that_the_log_never_meets_has_no_support() -> None:

@@ -131,12 +131,12 @@ def folder(toy: Dataset, tmp_path: Path) -> Path:
 
 
 def test_a_study_and_its_tables(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ope, "SETTING", Setting(decisions=1500, floor=0.2))
+    monkeypatch.setattr(ope, "SETTING", Setting(decisions=1100, floor=0.2))
     monkeypatch.setattr(ope, "THIN", {"short": Setting(decisions=100)})
     monkeypatch.setenv("BANDITROUTE_DATA", str(folder))
     ran = CliRunner().invoke(app, ["bench", "ope", "--runs", "2", "--jobs", "1"], env={"COLUMNS": "160"})
     assert ran.exit_code == 0, ran.output
-    assert "mmlu_pro: 2 logs of 1500 decisions" in ran.stdout
+    assert "mmlu_pro: 2 logs of 1100 decisions" in ran.stdout
     assert "no support" in ran.stdout
     assert "paretobandit_k4_val: left out" in ran.stdout
     monkeypatch.setattr(ope, "QUICK_RUNS", 1)
@@ -154,6 +154,6 @@ def test_the_number_of_processes_changes_nothing(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["mmlu_pro", "paretobandit_k4_val"])
 def test_intervals_on_real_data(real_data: Callable[[str], Dataset], name: str) -> None:
     """One log each: DR is unbiased within five of its standard errors for all policies; the measured coverage is the bench's."""
-    for each in trials(real_data(name), Setting(decisions=1500, floor=0.05), seed=1):
+    for each in trials(real_data(name), Setting(decisions=1000, floor=0.05), seed=1):
         (dr,) = [told for told in each.told if told.estimator == "DR"]
         assert abs(dr.error) < 5.0 * dr.width / 3.92

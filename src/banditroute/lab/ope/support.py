@@ -14,9 +14,11 @@ from banditroute.lab.ope.logged import Logged
 from banditroute.lab.results import defined
 from banditroute.lab.source import FloatArray, IntArray
 
-LEAST_SAMPLE_SIZE, MOST_SHARE, MOST_UNSUPPORTED, MOST_RATE_GAP = 200.0, 0.05, 0.002, 0.03
-"""A verdict needs this effective sample size, no weight above this share of their sum, no more of the target's choices than this
-where the log has none, and feedback rates no further apart than this."""
+LEAST_SAMPLE_SIZE, MOST_SHARE, LEAST_CARRIERS, MOST_UNSUPPORTED, MOST_RATE_GAP = 200.0, 0.05, 20.0, 0.002, 0.03
+"""A verdict needs this effective sample size, no weight above this share of their sum, this many draws that carry the variance,
+no more of the target's choices than this where the log has none, and feedback rates no further apart than this."""
+NEGLIGIBLE = 0.1
+"""Share of the variance that may rest on any few draws: without it an interval of 95 % still covers 93.7 %."""
 _ROUNDS = 50
 
 
@@ -71,13 +73,19 @@ def feedback_rates(models: tuple[str, ...], chosen: IntArray, propensities: Floa
 
 
 class Support(NamedTuple):
-    """What an evaluation rests on. `unsupported_share` is the share of the target's choices that the log never makes;
-    `sampling_rate` of the decisions with an outcome that the decision sink holds. Rates are None where they are not known."""
+    """What an evaluation rests on.
+
+    `carriers` is how many draws were expected to carry the variance of the estimates (see `carrying_draws`). Where they are few,
+    whether any of them happened is luck, and so is the interval's width; the weights that did happen would not tell.
+    `unsupported_share` is the share of the target's choices that the log never makes; `sampling_rate` of the decisions with an
+    outcome that the decision sink holds. Rates are None where they are not known.
+    """
 
     decisions: int
     effective_sample_size: float
     largest_weight: float
     largest_weight_share: float
+    carriers: float
     unsupported_share: float
     sampling_rate: float | None = None
     feedback_rates: Rates | None = None
@@ -102,6 +110,11 @@ class Support(NamedTuple):
                 f"one decision alone carries {100 * self.largest_weight_share:.0f} % of the weight, and {100 * MOST_SHARE:.0f} % "
                 "is the most: log more decisions, or raise `propensity_floor`"
             )
+        if self.carriers < LEAST_CARRIERS:
+            found.append(
+                f"what differs most between the two policies was expected to be drawn {self.carriers:.2g} times, and "
+                f"{LEAST_CARRIERS:.0f} are needed: log more decisions, or raise `propensity_floor`"
+            )
         rates = self.feedback_rates
         if rates is not None and rates.is_uneven:
             best, worst = max(rates.rates, key=rates.rates.__getitem__), min(rates.rates, key=rates.rates.__getitem__)
@@ -118,6 +131,20 @@ class Support(NamedTuple):
         return told
 
 
+def carrying_draws(logged: Logged, target: FloatArray) -> float:
+    """(sum E w^2)^2 / sum E w^4, where E w^k = sum_a pi^k / b^(k-1) is exact, as every decision's probabilities are known.
+
+    Largest weights that together make no more than NEGLIGIBLE of sum E w^2 are left out of both sums: a target that hardly
+    differs from what was logged must not be refused for them.
+    """
+    ratios = np.divide(target, logged.propensities, out=np.zeros_like(target), where=logged.propensities > 0.0).ravel()
+    largest_first = np.argsort(-ratios, kind="stable")
+    ratios, masses = ratios[largest_first], target.ravel()[largest_first]
+    squares, fourths = masses * ratios, masses * ratios**3
+    kept = squares.cumsum() > NEGLIGIBLE * squares.sum()
+    return float(squares[kept].sum() ** 2 / fourths[kept].sum()) if kept.any() else 0.0
+
+
 def support_of(logged: Logged, target: FloatArray, *, sampling_rate: float | None = None, rates: Rates | None = None) -> Support:
     """What the log says of a target policy of shape (n, K).
 
@@ -130,6 +157,7 @@ def support_of(logged: Logged, target: FloatArray, *, sampling_rate: float | Non
         effective_sample_size=total * total / float((weights**2).sum()) if total > 0.0 else 0.0,
         largest_weight=float(weights.max()),
         largest_weight_share=float(weights.max()) / total if total > 0.0 else 1.0,
+        carriers=carrying_draws(logged, target),
         unsupported_share=float(np.where(logged.propensities > 0.0, 0.0, target).sum(axis=1).mean()),
         sampling_rate=sampling_rate,
         feedback_rates=rates,
