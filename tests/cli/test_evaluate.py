@@ -212,11 +212,12 @@ class TestBadLogs:
         assert ran.code == 1
         assert "no decision with an outcome" in ran.err
 
-    def test_one_decision(self, run: Run, tmp_path: Path) -> None:
+    def test_one_decision_while_a_router_goes_on(self, run: Run, tmp_path: Path) -> None:
         path = write_config(tmp_path, OLD)
         serve(path, 1, silent=0.0)
-        assert "no support" in run("evaluate", "--config", path).out
-        assert run("evaluate", "--config", path, "--json").data["decision_count"] == 1
+        with Router.from_config(path, seed=5, clock=lambda: START + EVERY_S):
+            assert "no support" in run("evaluate", "--config", path).out
+            assert run("evaluate", "--config", path, "--json").data["decision_count"] == 1
 
     def test_no_sink(self, run: Run, tmp_path: Path) -> None:
         path = write_config(tmp_path, OLD, decision_sink={"enabled": False})

@@ -89,7 +89,8 @@ def _print(out: Console, found: Frontier) -> None:
             "Against the log",
             ["policy", ">quality", ">95 %", ">any time", ">cost", ">95 %", ">change", ">ESS", ">largest weight"],
             [_logged_row(found.evaluations[0]), *map(_row, found.evaluations)],
-            caption="Any time: holds however often one looks. ESS: decisions of the new policy's own that the log is worth.",
+            caption="Any time: holds however often one looks. ESS: decisions of the new policy's own that the log is worth. Intervals of "
+            "cost are approximate, the more so the more single requests differ.",
         )
     )
     if len(found.evaluations) == 1:
