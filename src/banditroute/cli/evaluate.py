@@ -20,6 +20,8 @@ from banditroute.lab.ope.evaluation import Evaluation
 from banditroute.lab.ope.frontier import Frontier, evaluate_store
 
 SWEEP = (0.0, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0)
+CAPTION = """Any time: holds however often one looks. ESS: decisions of the new policy's own that the log is worth.
+Intervals of cost are approximate, the more so the more single requests differ."""
 
 
 def evaluate(
@@ -89,8 +91,7 @@ def _print(out: Console, found: Frontier) -> None:
             "Against the log",
             ["policy", ">quality", ">95 %", ">any time", ">cost", ">95 %", ">change", ">ESS", ">largest weight"],
             [_logged_row(found.evaluations[0]), *map(_row, found.evaluations)],
-            caption="Any time: holds however often one looks. ESS: decisions of the new policy's own that the log is worth. Intervals of "
-            "cost are approximate, the more so the more single requests differ.",
+            caption=CAPTION,
         )
     )
     if len(found.evaluations) == 1:
