@@ -10,11 +10,12 @@ import platform
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from banditroute.bench import breaker, decide, drift, feedback, fold, propensity, serving
+from banditroute.bench import breaker, decide, drift, feedback, fold, ope, propensity, serving
 
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "propensity": propensity.run,
     "drift": drift.run,
+    "ope": ope.run,
     "decide": decide.run,
     "fold": fold.run,
     "breaker": breaker.run,

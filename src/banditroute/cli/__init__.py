@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from banditroute import __version__
-from banditroute.cli import bench, calls, check, demo, events, explain, importing, inspect, operate, priors, serve, simulate
+from banditroute.cli import (
+    bench,
+    calls,
+    check,
+    demo,
+    evaluate,
+    events,
+    explain,
+    importing,
+    inspect,
+    operate,
+    priors,
+    serve,
+    simulate,
+)
 from banditroute.cli.errors import Commands
 
 app = typer.Typer(
@@ -34,6 +48,7 @@ for name, command in (
     ("reset", operate.reset),
     ("simulate", simulate.simulate),
     ("priors", priors.priors),
+    ("evaluate", evaluate.evaluate),
 ):
     app.command(name)(command)
 app.add_typer(bench.app, name="bench")

@@ -22,7 +22,8 @@ BanditrouteError
 ├── FoldHalted             an event that this version cannot know how to fold
 ├── ConfigError            the configuration is wrong; carries all problems with path and line
 ├── EtagMismatch           the category was changed since it was read
-└── DatasetError           a data set, environment or priors file is wrong
+├── DatasetError           a data set, environment or priors file is wrong
+└── EvaluationError        a log says nothing of another policy: empty, one-armed, or not exactly logged
 
 Messages are fit for a client: they say what is wrong, where, and how to mend it, and hold no secret.
 """
@@ -169,4 +170,8 @@ class EtagMismatch(BanditrouteError):
 
 
 class DatasetError(BanditrouteError):
+    pass
+
+
+class EvaluationError(BanditrouteError):
     pass
