@@ -69,14 +69,16 @@ def test_example_configuration_is_valid() -> None:
     assert "summarise" in settings.categories
 
 
-def test_configuration_reference_is_up_to_date() -> None:
-    made = runpy.run_path(str(ROOT / "tools" / "reference.py"))["text"]()
-    page = (ROOT / "docs" / "reference" / "configuration.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["configuration.md", "scenarios.md"])
+def test_references_are_up_to_date(name: str) -> None:
+    made = runpy.run_path(str(ROOT / "tools" / "reference.py"))["pages"]()[name]
+    page = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")
     assert page == made, "run `python tools/reference.py`"
 
 
-def test_every_configuration_field_says_what_it_does() -> None:
-    for _, model in runpy.run_path(str(ROOT / "tools" / "reference.py"))["SECTIONS"]:
+def test_every_field_says_what_it_does() -> None:
+    made = runpy.run_path(str(ROOT / "tools" / "reference.py"))
+    for _, model in made["SECTIONS"] + made["SCENARIO_SECTIONS"]:
         assert model.__doc__
         assert [name for name, field in model.model_fields.items() if not field.description] == []
 

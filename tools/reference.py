@@ -1,4 +1,4 @@
-"""Writes docs/reference/configuration.md from the configuration's own models: `python tools/reference.py`."""
+"""Writes docs/reference/{configuration,scenarios}.md from the code that checks the files: `python tools/reference.py`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from banditroute import config, receivers
+from banditroute.lab import extract, learners, scenario
 
-TARGET = Path(__file__).resolve().parent.parent / "docs" / "reference" / "configuration.md"
+FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 SECTIONS: list[tuple[str, type[BaseModel]]] = [
     ("The file", config.ConfigFile),
     ("`models.NAME`", config.ModelConfig),
@@ -35,7 +36,33 @@ This page is made by `python tools/reference.py` from the code that checks it.
 priors, feedback window, breaker) are written into the log as one event whenever they differ from what is in force: at the
 start, and on SIGHUP. What an operator `set` stays above the file until it is cleared.
 
-How-tos: [rotate the signing keys](../howto/rotate-keys.md), [be told by webhooks](../howto/webhooks.md).
+How-tos: [rotate the signing keys](../howto/rotate-keys.md), [be told by webhooks](../howto/webhooks.md),
+[start from the logs you have](../howto/from-your-logs.md).
+"""
+
+SCENARIO_SECTIONS: list[tuple[str, type[BaseModel]]] = [
+    ("The file", scenario.ScenarioSpec),
+    ("`timeline[]`", scenario.EventSpec),
+    ("`traffic`", scenario.TrafficSpec),
+    ("`feedback`", scenario.FeedbackSpec),
+    ("`features`", extract.FeaturesSpec),
+]
+SCENARIO_HEAD = f"""# Scenarios
+
+`banditroute simulate FILE.yaml` plays one: the production router and every policy it is compared with see the same requests, the
+same feedback, and the same happenings. The shipped ones are in `simulations/scenarios`; `banditroute simulate NAME` plays them.
+This page is made by `python tools/reference.py` from the code that checks the files.
+
+A model is named as in the source, or by what it is there: {", ".join(f"`{name}`" for name in scenario.SELECTORS)}. Times are
+numbers of requests, counted from 0, or below 1 shares of all requests.
+
+Policies: {", ".join(f"`{name}`" for name in learners.POLICIES)}. `rules` is a table that a team writes from
+{learners.RULES_SAMPLES} tried requests of each category, and never changes. `best-fixed` and `category-oracle` are told the truth:
+bounds, not rivals.
+
+With `--out DIR` every finished run is kept in `DIR/cells`, so that an interrupted simulation is resumed, and the results are
+written to `DIR/results.json`. `--backend dask` or `ray`, with `--address`, has a cluster do the work; the numbers are the same
+whoever does it.
 """
 
 
@@ -61,6 +88,8 @@ def default(field: FieldInfo) -> str:
     """The default, as one would write it."""
     if field.is_required():
         return "**required**"
+    if isinstance(field.default, BaseModel) or field.default in ((), {}, ""):
+        return "see below" if isinstance(field.default, BaseModel) else "empty"
     if field.default is PydanticUndefined:
         return "see below" if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel) else "empty"
     return (
@@ -68,10 +97,10 @@ def default(field: FieldInfo) -> str:
     )
 
 
-def text() -> str:
-    """The whole page."""
-    lines = [HEAD]
-    for title, model in SECTIONS:
+def text(head: str = HEAD, sections: list[tuple[str, type[BaseModel]]] = SECTIONS) -> str:
+    """A whole page."""
+    lines = [head]
+    for title, model in sections:
         lines += [
             f"## {title}",
             "",
@@ -85,5 +114,11 @@ def text() -> str:
     return "\n".join(lines)
 
 
+def pages() -> dict[str, str]:
+    """Each page by its file's name."""
+    return {"configuration.md": text(), "scenarios.md": text(SCENARIO_HEAD, SCENARIO_SECTIONS)}
+
+
 if __name__ == "__main__":
-    TARGET.write_text(text(), encoding="utf-8")
+    for name, page in pages().items():
+        (FOLDER / name).write_text(page, encoding="utf-8")

@@ -147,12 +147,12 @@ class ScenarioSpec(Frozen):
     sources: tuple[Name, ...] = Field(
         min_length=1, description="each a shipped environment or shared data set by name, or a file beside the scenario's"
     )
-    requests: Annotated[int, Field(ge=1, le=10_000_000)] = 6000
-    seeds: Annotated[int, Field(ge=1, le=10_000)] = 10
-    cost_weights: tuple[Positive, ...] = Field(default=(0.1,), min_length=1)
-    traffic: TrafficSpec | None = None
-    feedback: FeedbackSpec = FeedbackSpec()
-    timeline: tuple[EventSpec, ...] = ()
+    requests: Annotated[int, Field(ge=1, le=10_000_000)] = Field(default=6000, description="in each run")
+    seeds: Annotated[int, Field(ge=1, le=10_000)] = Field(default=10, description="runs; intervals are over them")
+    cost_weights: tuple[Positive, ...] = Field(default=(0.1,), min_length=1, description="one after the other")
+    traffic: TrafficSpec | None = Field(default=None, description="which categories come, and when; none: as in the source")
+    feedback: FeedbackSpec = Field(default=FeedbackSpec(), description="how it comes")
+    timeline: tuple[EventSpec, ...] = Field(default=(), description="what happens; what overlaps adds up")
     policies: tuple[Name, ...] = Field(default=POLICIES, min_length=1, description="who plays")
     features: FeaturesSpec | None = Field(
         default=None, description="context that the router is given: what is computed of the data sets' prompts"
