@@ -293,8 +293,8 @@ def test_the_variance_is_that_about_each_arms_own_mean(told: list[tuple[str, flo
 
 def test_the_margin_is_that_of_the_category_where_one_suddenly_comes_alone() -> None:
     stream = Stream(seen=QUALIFYING + 400, size=400, square=64.0)
-    usual, alone = Reference(size=20, total=16.0, waiting=3), Reference(size=20, total=16.0, waiting=LAG)
-    for reference, error in ((usual, 1 / 400), (alone, 1 / 20)):
+    for waiting, error in ((3, 1 / 400), (8, 1 / 400), (LAG, (LAG - drift.SURELY * math.sqrt(LAG)) / (LAG * 20))):
+        reference = Reference(size=20, total=16.0, waiting=waiting)
         low = 0.8 - drift.SLACK - math.sqrt(stream.variance * error)
         expected = Pair().after(0.3, reference=low, margin=0.0).down
         assert observed(stream, reference, "chat", 0.3)[0].tests.down == pytest.approx(expected)

@@ -435,15 +435,13 @@ def judged(state: State, key: str) -> State:
     if shift.up:
         return state
     model, category = scope(key)
-    doubt = math.sqrt(shift.variance)
     demoted = []
     for name, settings in sorted(state.settings.categories.items()):
         if category not in (None, name) or model not in settings.models or (name, model) in state.paused:
             continue
         found = utilities(state, settings)
         rivals = [each for rival, each in found.items() if rival != model and lifecycle(state, name, rival) is Lifecycle.LIVE]
-        # A judgement takes more than what the shift's own error explains: at first, and to take it back.
-        lead = doubt if name in shift.demoted else -doubt
+        lead = shift.doubt if name in shift.demoted else -max(shift.doubt, shift.luck)
         if rivals and max(rivals) + lead > found[model]:
             demoted.append(name)
     if tuple(demoted) == shift.demoted:

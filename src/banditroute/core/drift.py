@@ -30,6 +30,8 @@ LEAST_OF_ARM, LEAST_OF_MODEL, LEAST_ALONE = 10, 50, 50
 """Values that a reference must have: an arm's to take part in its model's test, the model's, and an arm's to be tested alone."""
 SLACK, STANDARD_ERRORS = 0.01, 1.0
 """The margin below the reference: this, and so many standard errors of it."""
+SURELY = 2.0
+"""Standard deviations that a count may be above what it should be by chance."""
 MAX_SOURCES = 8
 """Sources of one model that are tested apart; what others say is tested together."""
 NOISE, NOISE_WEIGHT = 0.06, 3.0
@@ -108,8 +110,9 @@ def observed(stream: Stream, reference: Reference, category: str, value: float) 
     tests, alone = stream.tests, reference.tests
     gap = None
     if reference.size >= LEAST_OF_ARM and stream.size >= LEAST_OF_MODEL:
-        # References' errors cancel as far as categories come as often as they came; one that suddenly comes alone has its own.
-        error = max(1.0 / stream.size, reference.waiting / (LAG * reference.size))
+        # References' errors cancel as far as categories come as often as they came; one that comes surely more often has its own.
+        often = reference.waiting - SURELY * math.sqrt(reference.waiting)
+        error = max(1.0 / stream.size, often / (LAG * reference.size))
         margin = SLACK + STANDARD_ERRORS * math.sqrt(variance * error)
         tests = tests.after(value, reference=reference.mean, margin=margin, bias=stream.bias)
         gap = value - reference.mean

@@ -22,8 +22,10 @@ LEAST_FIRST, MOST_FIRST, FIRST_ERRORS = 8, 40, 3.0
 LOW_ERRORS = 3.0
 """Standard deviations of one value below the shifted mean, from where on values count as equally bad."""
 _LOG2_E = 1.4426950408889634
-ERRORS, LEAST_LEVEL, HALF = 1.3, -0.01, 0.5
+ERRORS, LEAST_LEVEL, HALF = 1.65, -0.01, 0.5
 """Standard errors by which a shift may be less than it was found to be; the least that is one; half of it is half recovered."""
+UNLUCKY, LUCK_ERRORS = 0.5, 4.0
+"""The part of a shift that may be bad luck at its alarm, but no more than so many of its standard deviations."""
 LEAST_PART = 0.25
 """Of what was found first: a level is no less, for a model that recovers while it is being found how bad it is."""
 KEPT = 200
@@ -60,7 +62,8 @@ class Shift(NamedTuple):
     """An open change. `demoted` are the categories where a rival is better by now; `level` is the shift that the test of
     recovery takes for not recovered, 0 until the `first` probes have told, `low` the residual below which all are alike; the
     rivals' sums are residuals of other models since it was found (`core/change.py` contrasts them); `known` is by category what
-    the model's quality was known to be when the change was found, mean and variance: evidence ages on while the model is out."""
+    the model's quality was known to be when the change was found, mean and variance: evidence ages on while the model is out;
+    `found_by` are the observations that it was found by."""
 
     start: int
     detected: int
@@ -82,6 +85,17 @@ class Shift(NamedTuple):
     rivals_square: float = 0.0
     contrasted: bool = False
     known: Mapping[str, tuple[float, float]] = {}
+    found_by: int = 0
+
+    @property
+    def doubt(self) -> float:
+        """The standard deviation of delta."""
+        return math.sqrt(self.variance)
+
+    @property
+    def luck(self) -> float:
+        """What of delta may be bad luck: what raised the alarm, `found_by` observations, was chosen for being bad."""
+        return min(UNLUCKY * abs(self.mean) * self.found_by / max(1, self.size), LUCK_ERRORS * self.doubt)
 
     def variance_at(self, position: int) -> float:
         """Of delta when the log has got to `position`."""
@@ -102,7 +116,7 @@ class Shift(NamedTuple):
         """Ready for the test of recovery, with what is known at the alarm; `noise` is the variance of one value."""
         needed = FIRST_ERRORS * FIRST_ERRORS * noise / max(self.mean * self.mean, 1e-6)
         first = int(min(MOST_FIRST, max(LEAST_FIRST, needed)))
-        return self._replace(low=self.mean - LOW_ERRORS * math.sqrt(noise), first=first)
+        return self._replace(low=self.mean - LOW_ERRORS * math.sqrt(noise), first=first, found_by=self.size)
 
     def corrected(self, change: float, *, noise: float) -> Shift:
         """One observation turned out to be `change` more: exact where the variance has not grown since."""
@@ -131,7 +145,7 @@ class Shift(NamedTuple):
         if self.level == 0.0:
             return told if count < self.first else told._replace(level=min(_level(mean, error), LEAST_PART * self.mean))
         recovery = self.recovery.after(value, min(1.0, max(floor, known + self.level)), floor=floor, trust=trust)
-        unsure = math.sqrt(self.variance)
+        unsure = self.doubt
         if recovery.evidence >= recovery.needed and self.mean + unsure <= HALF * self.level:  # better, but not what it was
             level = min(LEAST_LEVEL, max(self.level, self.mean + ERRORS * unsure))
             return told._replace(recovery=Recovery(recovery.epoch + 1), level=level)

@@ -20,6 +20,7 @@ from banditroute.core.drift import (
     QUALIFYING,
     SLACK,
     STANDARD_ERRORS,
+    SURELY,
 )
 
 Vector = NDArray[np.float64]
@@ -70,8 +71,9 @@ class Twin:
         off = np.full(len(models), np.nan)
         on = np.flatnonzero((sizes >= LEAST_OF_ARM) & (size >= LEAST_OF_MODEL))
         if on.size:
-            recent = self.recent[models[on], categories[on]] / (LAG * sizes[on])
-            margin = SLACK + STANDARD_ERRORS * np.sqrt(variance[on] * np.maximum(1.0 / size[on], recent))
+            recent = self.recent[models[on], categories[on]]
+            often = (recent - SURELY * np.sqrt(recent)) / (LAG * sizes[on])
+            margin = SLACK + STANDARD_ERRORS * np.sqrt(variance[on] * np.maximum(1.0 / size[on], often))
             bias = self.gap[models[on]] / (self.tested[models[on]] + BIAS_WEIGHT)
             self.tests[models[on]] = after(self.tests[models[on]], values[on], reference=mean[on], margin=margin, bias=bias)
             off[on] = values[on] - mean[on]
