@@ -57,8 +57,8 @@ A model is named as in the source, or by what it is there: {", ".join(f"`{name}`
 numbers of requests, counted from 0, or below 1 shares of all requests.
 
 Policies: {", ".join(f"`{name}`" for name in learners.POLICIES)}. `rules` is a table that a team writes from
-{learners.RULES_SAMPLES} tried requests of each category, and never changes. `best-fixed` and `category-oracle` are told the truth:
-bounds, not rivals.
+{learners.RULES_SAMPLES} tried requests of each category, and never changes. `best-fixed` and `category-oracle` are told the
+truth: bounds, not rivals.
 
 With `--out DIR` every finished run is kept in `DIR/cells`, so that an interrupted simulation is resumed, and the results are
 written to `DIR/results.json`. `--backend dask` or `ray`, with `--address`, has a cluster do the work; the numbers are the same
