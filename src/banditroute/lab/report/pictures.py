@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from banditroute.lab.report.cells import shown
 from banditroute.lab.report.labels import Tag, short, spread, tag_points
@@ -210,9 +210,10 @@ def _regret(scene: Scene, _: Mapping[str, str]) -> Figure:
         if half.any():
             low, high = mean - half, mean + half
             axes.fill_between(x, low, high, color=colour, alpha=0.22 if ours else 0.07, linewidth=0, zorder=1.5)
-        interval = f" ± {half[-1]:.0f}" if half.any() else ""
+        digits = 0 if top > 100 else 1
+        interval = f" ± {half[-1]:.{digits}f}" if half.any() else ""
         off = mean[-1] > top
-        text = f"{short(name, 26)}  {mean[-1]:.0f}{interval}{' ↑' if off else ''}"
+        text = f"{short(name, 26)}  {mean[-1]:.{digits}f}{interval}{' ↑' if off else ''}"
         place = 1.0 + 1e-3 * float(mean[-1]) / top if off else max(0.0, float(mean[-1]) / top)
         sides.append(_Side(place, text, colour, dashes, ours, bool(off)))
     axes.set_ylim(0, top)
@@ -391,7 +392,8 @@ def _noticed(scene: Scene, _: Mapping[str, str]) -> Figure | None:
         axes.text(-0.02, line, text, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=_SMALL, color=INK)
     axes.set_yticks([])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlim(left=0, right=1.05 * max([t for _, times in rows for t in times if t is not None], default=0.0) or 1.0)
+    axes.set_xlim(left=0, right=1.05 * max([t for _, times in rows for t in times if t is not None], default=0.0) or 100.0)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
