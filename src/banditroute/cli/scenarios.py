@@ -46,14 +46,17 @@ def play_scenario(
     tasks = tasks_of(settings, seeds=spec.seeds)
     with progress_bar() as progress:
         bar = progress.add_task(spec.name, total=None)
-        runs = run_tasks(
-            tasks,
-            jobs=jobs,
-            backend=backend,
-            address=address,
-            kept=None if out is None else out / CELLS,
-            progress=lambda done, total: progress.update(bar, completed=done, total=total),
-        )
+        try:
+            runs = run_tasks(
+                tasks,
+                jobs=jobs,
+                backend=backend,
+                address=address,
+                kept=None if out is None else out / CELLS,
+                progress=lambda done, total: progress.update(bar, completed=done, total=total),
+            )
+        except ImportError as error:  # of an extra: it says which
+            raise DatasetError(str(error)) from error
     result = scenario_result(spec, settings, runs, seeds=spec.seeds)
     if out is not None:
         data = result.to_json()

@@ -37,7 +37,7 @@ class Beliefs(NamedTuple):
 
 
 class RouterPolicy:
-    """A `banditroute.Router` on a memory store, a simulated clock of 30 s a request, and a seed. Inside `with` it logs no warnings.
+    """A `banditroute.Router` on a memory store, a simulated clock of 30 s a request, and a seed, that logs no warnings.
 
     It is told each model's mean cost as a list price, and with the feedback what the request really cost. `present`:
     which models are configured at first (default: all); `of_all` and `of_category` go into the configuration as they are,
