@@ -41,3 +41,25 @@ def test_urls_of_webhooks_are_not_logged() -> None:
     done = subprocess.run([sys.executable, "-c", CHATTY], capture_output=True, text=True, check=True)
     assert "said" in done.stderr
     assert "hush-hush" not in done.stderr
+
+
+QUIET = """
+import threading
+from banditroute import logs
+logs.configure(json=True)
+log = logs.logger("test")
+with logs.quiet():
+    log.warning("of a simulation")
+    log.error("but errors are heard")
+    other = threading.Thread(target=lambda: log.warning("of another thread"))
+    other.start()
+    other.join()
+log.warning("afterwards")
+"""
+
+
+def test_quiet_is_about_warnings_of_one_thread() -> None:
+    done = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    assert "of a simulation" not in done.stderr
+    assert all(said in done.stderr for said in ("but errors are heard", "of another thread", "afterwards"))

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import cast
 
 import structlog
@@ -18,13 +21,39 @@ _SHARED: list[structlog.typing.Processor] = [
 ]
 
 
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+_HEARD = frozenset({"error", "critical", "exception"})
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Meanwhile nothing below an error is logged of what this thread does itself; other threads log as ever. For simulations:
+    what befalls their models is a result, and nobody's alarm."""
+    before = _quiet.set(True)
+    try:
+        yield
+    finally:
+        _quiet.reset(before)
+
+
+def _unless_quiet(_: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    if _quiet.get() and method not in _HEARD:
+        raise structlog.DropEvent
+    return event
+
+
 def logger(name: str) -> structlog.stdlib.BoundLogger:
     """A structured logger over `logging.getLogger(name)`."""
     return cast(
         structlog.stdlib.BoundLogger,
         structlog.wrap_logger(
             logging.getLogger(name),
-            processors=[structlog.stdlib.filter_by_level, *_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+            processors=[
+                structlog.stdlib.filter_by_level,
+                _unless_quiet,
+                *_SHARED,
+                structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+            ],
             wrapper_class=structlog.stdlib.BoundLogger,
         ),
     )

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
+from banditroute.cli.errors import say
 from banditroute.cli.output import console, print_json, usd
 from banditroute.cli.simulated import progress_bar, weight_table
 from banditroute.core.errors import DatasetError
+from banditroute.lab.report import write_report
 from banditroute.lab.runs import Backend, run_tasks
 from banditroute.lab.scenario import Find, ScenarioSpec, settings_of
 from banditroute.lab.scenario_results import Noticed, ScenarioResult, Scene, scenario_result, tasks_of
@@ -39,22 +41,30 @@ def overridden(spec: ScenarioSpec, changes: Mapping[str, object]) -> ScenarioSpe
 def play_scenario(
     spec: ScenarioSpec, *, find: Find, out: Path | None, jobs: int, backend: Backend, address: str | None, as_json: bool
 ) -> None:
-    """Plays it and prints what it came to; with `out`, runs are kept there, and results as JSON."""
+    """Plays it and prints what it came to; with `out`, runs are kept there, results as JSON, and the report."""
     settings = settings_of(spec, find=find)
     tasks = tasks_of(settings, seeds=spec.seeds)
     with progress_bar() as progress:
         bar = progress.add_task(spec.name, total=None)
-        runs = run_tasks(
-            tasks,
-            jobs=jobs,
-            backend=backend,
-            address=address,
-            kept=None if out is None else out / CELLS,
-            progress=lambda done, total: progress.update(bar, completed=done, total=total),
-        )
+        try:
+            runs = run_tasks(
+                tasks,
+                jobs=jobs,
+                backend=backend,
+                address=address,
+                kept=None if out is None else out / CELLS,
+                progress=lambda done, total: progress.update(bar, completed=done, total=total),
+            )
+        except ImportError as error:  # of an extra: it says which
+            raise DatasetError(str(error)) from error
     result = scenario_result(spec, settings, runs, seeds=spec.seeds)
     if out is not None:
-        (out / RESULTS).write_text(json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n")
+        data = result.to_json()
+        (out / RESULTS).write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
+        try:
+            write_report(data, out)
+        except ImportError as error:
+            say(f"{out / RESULTS} is written; {error}")
     if as_json:
         print_json(result.to_json())
     else:

@@ -92,19 +92,10 @@ def make_course(
 
     Raises DatasetError as happenings do, and where no model is left.
     """
-    bounds = {0}.union(*[(each.start, requests if each.end is None else each.end) for each in happenings])
-    starts = sorted(bound for bound in bounds if bound < requests)
     utility = Utility(cost_weight, cost_reference_usd(source))
-    phases, sources = [], []
-    for start in starts:
-        now, present, failing = source, np.ones(len(source.models), dtype=bool), np.zeros(len(source.models), dtype=bool)
-        weight = cost_weight
-        for each in happenings:
-            if each.start <= start and (each.end is None or start < each.end):
-                now, present, failing = each.changed(now), present & each.present(now), failing | each.failing(now)
-                weight = each.weight(weight)
-        if not present.any():
-            raise DatasetError(f"{source.name}: no model is left at request {start}; leave one")
+    states = states_of(source, happenings, requests=requests, cost_weight=cost_weight)
+    phases = []
+    for start, now, present, failing, weight in states:
         means = now.mean_scores - weight * now.mean_costs_usd / utility.cost_reference_usd
         utilities = np.where(present, np.where(failing, 0.0, means), -math.inf)
         costs_usd = model_costs_usd(now)
@@ -118,10 +109,36 @@ def make_course(
                 cost_weight=weight,
             )
         )
-        sources.append(now)
-    phase_of = np.searchsorted(starts, np.arange(requests), side="right") - 1
-    stream = _stream([sources[phase] for phase in phase_of.tolist()], seed=seed, traffic=traffic)
+    phase_of = np.searchsorted([state.start for state in states], np.arange(requests), side="right") - 1
+    stream = _stream([states[phase].source for phase in phase_of.tolist()], seed=seed, traffic=traffic)
     return Course(source=source, utility=utility, phases=tuple(phases), phase_of=phase_of.astype(np.int64), stream=stream)
+
+
+class State(NamedTuple):
+    """How things are from request `start` on until the next state; `present`, `failing`: shapes (models,)."""
+
+    start: int
+    source: Source
+    present: BoolArray
+    failing: BoolArray
+    cost_weight: float
+
+
+def states_of(source: Source, happenings: Sequence[Happening], *, requests: int, cost_weight: float) -> list[State]:
+    """What happenings make of a source, from the first request on. Raises as `make_course`."""
+    bounds = {0}.union(*[(each.start, requests if each.end is None else each.end) for each in happenings])
+    states = []
+    for start in sorted(bound for bound in bounds if bound < requests):
+        now, present, failing = source, np.ones(len(source.models), dtype=bool), np.zeros(len(source.models), dtype=bool)
+        weight = cost_weight
+        for each in happenings:
+            if each.start <= start and (each.end is None or start < each.end):
+                now, present, failing = each.changed(now), present & each.present(now), failing | each.failing(now)
+                weight = each.weight(weight)
+        if not present.any():
+            raise DatasetError(f"{source.name}: no model is left at request {start}; leave one")
+        states.append(State(start, now, present, failing, weight))
+    return states
 
 
 def _stream(sources: Sequence[Source], *, seed: int, traffic: Traffic | None) -> Stream:

@@ -18,6 +18,7 @@ from banditroute.core.posterior_baselines import BetaThompson, GaussianThompson,
 from banditroute.lab.course import Course, Phase
 from banditroute.lab.datasets import Dataset
 from banditroute.lab.extract import declared
+from banditroute.lab.peers import PEERS, make_peer
 from banditroute.lab.results import INVERTED, ORACLE, ROUTER, WARM
 from banditroute.lab.router_policy import Priors, RouterPolicy
 from banditroute.lab.source import model_costs_usd
@@ -38,8 +39,6 @@ POLICIES = (
     ORACLE,
 )
 """What can be played. `best-fixed` and `category-oracle` are told the truth: bounds, not rivals."""
-PEERS: tuple[str, ...] = ()
-"""What can be played where the extra `peers` is installed."""
 RULES_SAMPLES = 30
 """Of each category: what a team would try before it writes its table of rules."""
 _NOTHING: Mapping[str, Any] = {}
@@ -129,6 +128,8 @@ def make_learner(name: str, course: Course, *, seed: int, begun: Begun = Begun()
     drawn = int(np.random.default_rng([seed, zlib.crc32(stem.encode())]).integers(2**31))
     if stem == ROUTER:
         return router_of(course, seed=drawn, begun=begun)
+    if name in PEERS:
+        return nullcontext(make_peer(name, course, seed=drawn))
     source = course.source
     categories, models = len(source.categories), len(source.models)
     rng, utility = random.Random(drawn), course.utility

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from banditroute import logs
 from banditroute.core.baselines import Utility
 from banditroute.core.errors import DatasetError
 from banditroute.core.types import Candidate, JournalRow, RouteQuery
@@ -36,7 +37,7 @@ class Beliefs(NamedTuple):
 
 
 class RouterPolicy:
-    """A `banditroute.Router` on a memory store, a simulated clock of 30 s a request, and a seed.
+    """A `banditroute.Router` on a memory store, a simulated clock of 30 s a request, and a seed, that logs no warnings.
 
     It is told each model's mean cost as a list price, and with the feedback what the request really cost. `present`:
     which models are configured at first (default: all); `of_all` and `of_category` go into the configuration as they are,
@@ -79,11 +80,14 @@ class RouterPolicy:
         self._cost_weight = utility.cost_weight
         config = self._config(*self._configured)
         self._router = Router.from_config(config, store="memory:", clock=lambda: self._now, seed=seed)
+        self._quiet = logs.quiet()
 
     def __enter__(self) -> RouterPolicy:
+        self._quiet.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._quiet.__exit__(kind, error, trace)
         self._router.close()
 
     def enter(self, phase: Phase) -> None:

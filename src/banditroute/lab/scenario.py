@@ -17,7 +17,8 @@ from banditroute.lab.delivery import Delivery
 from banditroute.lab.environments import Frozen, Name, Positive, Unit, parsed, read_document
 from banditroute.lab.extract import FeaturesSpec, features
 from banditroute.lab.happenings import Absent, Degraded, Down, Happening, Repriced, Reweighted
-from banditroute.lab.learners import PEERS, POLICIES, Begun
+from banditroute.lab.learners import POLICIES, Begun
+from banditroute.lab.peers import PEERS
 from banditroute.lab.results import INVERTED, ROUTER, WARM
 from banditroute.lab.runs import Setting
 from banditroute.lab.source import Source, mean_utilities, model_costs_usd

@@ -9,14 +9,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from banditroute.lab.course import states_of
+from banditroute.lab.frontier import FixedModel, Point, aiq, fixed_models, hull
 from banditroute.lab.happenings import Absent, Degraded, Down, Happening, Repriced, Reweighted
 from banditroute.lab.outcome import Outcome
 from banditroute.lab.replay import policy_result
-from banditroute.lab.results import ROUTER, Estimate, PolicyResult, WeightResult, defined, estimate
-from banditroute.lab.runs import Setting, Task, bins
+from banditroute.lab.results import ROUTER, Estimate, WeightResult, bounds, defined, estimate
+from banditroute.lab.runs import Z90, Setting, Task, bins
 from banditroute.lab.scenario import ScenarioSpec
 from banditroute.lab.source import FloatArray, cost_reference_usd
-from banditroute.lab.worlds import source_at
+from banditroute.lab.worlds import Worlds, source_at
 
 
 class Mark(NamedTuple):
@@ -50,6 +52,10 @@ class Scene:
     marks: tuple[Mark, ...]
     outcomes: Mapping[str, Sequence[Outcome]]
     """By policy, in the order asked for; over the seeds."""
+    fixed: tuple[FixedModel, ...]
+    """What each model comes to if it is given every request; of worlds, means over the seeds."""
+    true_scores: Sequence[FloatArray]
+    """After the last request, of shape (categories, models); one for each seed."""
 
     @property
     def ends(self) -> Sequence[int]:
@@ -70,6 +76,32 @@ class Scene:
     def shares(self, policy: str) -> FloatArray:
         """Of the traffic, by part of the run and model: means over the seeds, of shape (bins, models)."""
         return np.asarray(np.mean([outcome.shares for outcome in self.outcomes[policy]], axis=0), dtype=np.float64)
+
+    @property
+    def frontier(self) -> list[Point]:
+        """What constant mixtures of the models reach that were there all the time."""
+        return hull([Point(each.cost_usd, each.score) for each in self.fixed if each.always_there])
+
+    def beliefs(self) -> dict[str, Any] | None:
+        """JSON data: what the router believes at the end of the first seed's run, beside the truth; and in how many cells of
+        all runs its 90 % interval holds the truth. None where the router did not play."""
+        believed = [outcome.beliefs for outcome in self.outcomes.get(ROUTER, ())]
+        runs = [(cells, truth) for cells, truth in zip(believed, self.true_scores, strict=False) if cells is not None]
+        if not runs:
+            return None
+        count = held = seen = seen_held = 0
+        for cells, truth in runs:
+            mean = np.array(cells.mean, dtype=np.float64)
+            inside = np.abs(truth - mean) <= Z90 * np.array(cells.stddev, dtype=np.float64)
+            told = np.array(cells.feedback_counts) > 0
+            count, held = count + int(np.isfinite(mean).sum()), held + int(inside.sum())
+            seen, seen_held = seen + int(told.sum()), seen_held + int((inside & told).sum())
+        (first, truth), *_ = runs
+        return {
+            **first._asdict(),
+            "truth": truth.tolist(),
+            "over_all_seeds": {"cells": count, "held": held, "with_feedback": seen, "of_these_held": seen_held},
+        }
 
     @property
     def noticed(self) -> tuple[Noticed, ...]:
@@ -94,7 +126,8 @@ class Scene:
             told = policy.to_json() | {"vs_banditroute": None if excess is None else excess.to_json()}
             told["curve"] = [{"mean": each.mean, "half": defined(each.half)} for each in self.curve(policy.policy)]
             told["shares"] = self.shares(policy.policy).tolist()
-            told["frontier"] = _frontier(policy)
+            told["score_ci95"] = bounds(estimate(policy.mean_scores))
+            told["cost_ci95_usd"] = bounds(estimate(policy.mean_costs_usd))
             policies.append(told)
         return {
             "source": self.source,
@@ -114,15 +147,14 @@ class Scene:
                 for each in self.noticed
             ],
             "policies": policies,
+            "fixed_models": [each._asdict() for each in self.fixed],
+            "frontier": [point._asdict() for point in self.frontier],
+            "beliefs": self.beliefs(),
         }
 
 
 def _first(requests: Sequence[int], start: int, end: int) -> float:
     return next((float(request - start) for request in sorted(requests) if start <= request < end), math.nan)
-
-
-def _frontier(policy: PolicyResult) -> dict[str, float]:
-    return {"score": float(np.mean(policy.mean_scores)), "cost_usd": float(np.mean(policy.mean_costs_usd))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,13 +165,42 @@ class ScenarioResult:
     seeds: int
     scenes: tuple[Scene, ...]
 
+    @property
+    def _sources(self) -> list[str]:
+        return list(dict.fromkeys(scene.source for scene in self.scenes))
+
     def to_json(self) -> dict[str, Any]:
         """JSON data with everything that the report shows."""
         return {
             "scenario": self.spec.model_dump(mode="json"),
             "seeds": self.seeds,
             "scenes": [scene.to_json() for scene in self.scenes],
+            "aiq": [_aiq([scene for scene in self.scenes if scene.source == name]) for name in self._sources],
         }
+
+
+def _aiq(scenes: Sequence[Scene]) -> dict[str, Any]:
+    """Over the costs from the cheapest fixed model's to the dearest's (at the first cost weight): of the fixed models; of each
+    policy, by its points at all cost weights, `alone` (where there are two: one point is no curve) and in mixtures
+    `with_fixed_models`. JSON data; null stands for what is not defined."""
+    fixed = [Point(each.cost_usd, each.score) for each in scenes[0].fixed if each.always_there]
+    costs_usd = [point.cost_usd for point in fixed] or [0.0]
+    low, high = min(costs_usd), max(costs_usd)
+    found = {}
+    for policy in scenes[0].outcomes:
+        results = [scene.result[policy] for scene in scenes]
+        points = [Point(float(np.mean(each.mean_costs_usd)), float(np.mean(each.mean_scores))) for each in results]
+        found[policy] = {
+            "alone": aiq(points, low_usd=low, high_usd=high) if len(points) > 1 else None,
+            "with_fixed_models": aiq([*fixed, *points], low_usd=low, high_usd=high),
+        }
+    return {
+        "source": scenes[0].source,
+        "low_usd": low,
+        "high_usd": high,
+        "fixed_models": aiq(fixed, low_usd=low, high_usd=high),
+        "policies": found,
+    }
 
 
 def tasks_of(settings: Sequence[Setting], *, seeds: int) -> list[Task]:
@@ -158,6 +219,7 @@ def scenario_result(
 def _scene(setting: Setting, runs: Sequence[Sequence[Outcome]]) -> Scene:
     source = source_at(setting.source, 0)
     happenings = setting.timeline(source, setting.requests, setting.cost_weight)
+    fixed, true_scores = _truth(setting, seeds=len(runs))
     return Scene(
         source=setting.source.name,
         categories=source.categories,
@@ -165,9 +227,30 @@ def _scene(setting: Setting, runs: Sequence[Sequence[Outcome]]) -> Scene:
         cost_weight=setting.cost_weight,
         cost_reference_usd=cost_reference_usd(source),
         requests=setting.requests,
-        marks=tuple([_mark(happening, setting.requests) for happening in happenings]),
+        marks=tuple([_mark(each, setting.requests) for each in happenings if each.start < setting.requests]),
         outcomes={column[0].policy: column for column in zip(*runs, strict=True)},
+        fixed=fixed,
+        true_scores=true_scores,
     )
+
+
+def _truth(setting: Setting, *, seeds: int) -> tuple[tuple[FixedModel, ...], Sequence[FloatArray]]:
+    """The fixed models, and each seed's true scores after the last request."""
+    drawn = seeds if isinstance(setting.source, Worlds) else 1
+    fixed, truths = [], []
+    for seed in range(drawn):
+        source = source_at(setting.source, seed)
+        happenings = setting.timeline(source, setting.requests, setting.cost_weight)
+        fixed.append(fixed_models(source, happenings, requests=setting.requests, traffic=setting.traffic))
+        states = states_of(source, happenings, requests=setting.requests, cost_weight=setting.cost_weight)
+        truths.append(states[-1].source.mean_scores)
+    means = [_mean_of(each) for each in zip(*fixed, strict=True)]
+    return tuple(means), truths if drawn == seeds else truths * seeds
+
+
+def _mean_of(each: Sequence[FixedModel]) -> FixedModel:
+    cost_usd, score = (float(np.mean(values)) for values in zip(*[(one.cost_usd, one.score) for one in each], strict=True))
+    return FixedModel(each[0].model, cost_usd, score, all(one.always_there for one in each))
 
 
 def _mark(happening: Happening, requests: int) -> Mark:
