@@ -137,10 +137,17 @@ def rewarded(
 # --- tests -----------------------------------------------------------------------------------------
 
 
-def watched(state: State, told: Told, values: Sequence[tuple[str, str, float]]) -> tuple[State, list[Note]]:
+def watched(
+    state: State,
+    told: Told,
+    values: Sequence[tuple[str, str, float]],
+    categories: dict[str, CategoryState],
+    models: dict[str, ModelState],
+) -> tuple[State, list[Note]]:
     """The state after the tests have seen first raw values of the model that was drawn: (source, kind, value in [0, 1]).
 
-    Alarms, recoveries and what they lead to are carried out and noted.
+    Alarms, recoveries and what they lead to are carried out and noted. `categories` and `models` are the state's, made for
+    this event and not published yet: the tests are written into them.
     """
     notes: list[Note] = []
     model, name = told.drawn, told.category
@@ -149,9 +156,11 @@ def watched(state: State, told: Told, values: Sequence[tuple[str, str, float]]) 
         if told.made >= _last_reset(state, name, model):
             needed = threshold(state.settings.false_alarms_per_million)
             for source, kind, value in values:
-                state, highest = _observed(state, told, stream_key(source, kind), value)
+                highest = _observed(categories, models, told, stream_key(source, kind), value)
                 if highest > needed and open_change(state, name, model) is None:  # no mean of several is above the highest
                     state = _alarmed(state, told, needed, notes)
+                    categories, models = dict(state.categories), dict(state.models)
+                    state = state._replace(categories=categories, models=models)
     else:
         state = _concluded(state, key, told.event, notes)
     if state.shifts:
@@ -166,18 +175,16 @@ def _last_reset(state: State, category: str, model: str) -> int:
     return max(state.categories[category].entered.get(model, 0), *ends, 0)
 
 
-def _observed(state: State, told: Told, key: str, value: float) -> tuple[State, float]:
-    """The state after one value of one stream, and the highest wealth in its tests."""
+def _observed(categories: dict[str, CategoryState], models: dict[str, ModelState], told: Told, key: str, value: float) -> float:
+    """One value of one stream goes into the tests; returns the highest wealth in them."""
     model, name = told.drawn, told.category
-    held = state.models.get(model, _NO_MODEL)
+    held = models.get(model, _NO_MODEL)
     if key not in held.streams and len(held.streams) >= MAX_SOURCES:
         source = source_of(key)  # one that is tested apart already stays one source
         key = stream_key(source, "*") if source in map(source_of, held.streams) else _ELSE
-    categories = dict(state.categories)
     reference = _reference(categories[name], model, key)
     stream, reference = observed(held.streams.get(key, _NO_STREAM), reference, name, value)
     (down, up), (down_alone, up_alone) = stream.tests, reference.tests
-    highest = max(down + up + down_alone + up_alone)
     if len(stream.waiting) > LAG:
         other = stream.waiting[0][0]
         if other == name:
@@ -186,8 +193,8 @@ def _observed(state: State, told: Told, key: str, value: float) -> tuple[State, 
             stream, joint = joined(stream, _reference(categories[other], model, key))
             categories[other] = _with_reference(categories[other], model, key, joint)
     categories[name] = _with_reference(categories[name], model, key, reference)
-    models = {**state.models, model: ModelState({**held.streams, key: stream}, held.rows)}
-    return state._replace(categories=categories, models=models), highest
+    models[model] = ModelState({**held.streams, key: stream}, held.rows)
+    return max(down + up + down_alone + up_alone)
 
 
 def _reference(category: CategoryState, model: str, key: str) -> Reference:

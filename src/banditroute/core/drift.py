@@ -112,22 +112,21 @@ class Stream(NamedTuple):
 
 def observed(stream: Stream, reference: Reference, category: str, value: float) -> tuple[Stream, Reference]:
     """Both tests one value later. The value waits; `joined` tells which one's waiting is over."""
-    variance = stream.variance
-    tests, alone = stream.tests, reference.tests
+    seen, size, square, tested, off, waiting, tests = stream
+    count, total, recent, alone = reference
+    variance, mean = stream.variance, reference.mean
     gap = None
-    if reference.size >= LEAST_OF_ARM and stream.size >= LEAST_OF_MODEL:
+    if count >= LEAST_OF_ARM and size >= LEAST_OF_MODEL:
         # References' errors cancel as far as categories come as often as they came; one that suddenly comes alone has its own.
-        error = max(1.0 / stream.size, reference.waiting / (LAG * reference.size))
+        error = max(1.0 / size, recent / (LAG * count))
         margin = SLACK + STANDARD_ERRORS * math.sqrt(variance * error)
-        tests = tests.after(value, reference=reference.mean, margin=margin, bias=stream.bias)
-        gap = value - reference.mean
-    if reference.size >= LEAST_ALONE:
-        margin = SLACK + STANDARD_ERRORS * math.sqrt(variance / reference.size)
-        alone = alone.after(value, reference=reference.mean, margin=margin)
-    waits = stream.seen >= QUALIFYING
-    waiting = (*stream.waiting, (category, value, gap)) if waits else ()
-    seen, size, square, tested, off, _, _ = stream
-    count, total, recent, _ = reference
+        tests = tests.after(value, reference=mean, margin=margin, bias=stream.bias)
+        gap = value - mean
+    if count >= LEAST_ALONE:
+        margin = SLACK + STANDARD_ERRORS * math.sqrt(variance / count)
+        alone = alone.after(value, reference=mean, margin=margin)
+    waits = seen >= QUALIFYING
+    waiting = (*waiting, (category, value, gap)) if waits else ()
     return Stream(seen + 1, size, square, tested, off, waiting, tests), Reference(count, total, recent + waits, alone)
 
 

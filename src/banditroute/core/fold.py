@@ -269,7 +269,7 @@ def _feedback(state: State, event: Event) -> Folded:
     if drawn not in settings.models:
         return state, turns
     values = _first_values(after["signals"], old_signals, drawn)
-    state, notes = watched(state, told, values)
+    state, notes = watched(state, told, values, categories, models)
     if values and drawn in state.newcomers:
         state, more = looked_at(state, drawn)
         notes += more
