@@ -121,8 +121,9 @@ class Breaker(NamedTuple):
 
     def _served(self) -> Breaker:
         wealth, failed_us, failures, limited, usual_failures, usual_calls, since, open_until_us, cooldown_us, answers = self
+        (one, two), (first, second) = _LEFT, wealth
         return Breaker(
-            tuple([(held + 1.0) * left for left, held in zip(_LEFT, wealth, strict=True)]),
+            ((first + 1.0) * one, (second + 1.0) * two),
             failed_us,
             failures,
             limited,

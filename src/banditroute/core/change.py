@@ -47,6 +47,7 @@ CONTRASTS_AT = (30, 60, 120, 240)
 _CHANGED = "changed"
 """The kind of an alarm's line until it is judged: improved, demoted or degraded."""
 _ELSE = stream_key("", "*")
+_NO_MODEL, _NO_STREAM, _NO_REFERENCE = ModelState(), Stream(), Reference()
 
 
 class Told(NamedTuple):
@@ -92,17 +93,22 @@ def shifts_with(state: State, told: Told, model: str) -> str | None:
 
 
 def rewarded(
-    state: State, told: Told, cells: dict[str, Cell], model: str, before: tuple[float, float], after: tuple[float, float]
+    state: State,
+    told: Told,
+    cells: dict[str, Cell],
+    models: dict[str, ModelState],
+    model: str,
+    before: tuple[float, float],
+    after: tuple[float, float],
 ) -> State:
-    """The state after a decision's reward of `model` went from `before` to `after`; its cell goes into `cells`."""
+    """The state after a decision's reward of `model` went from `before` to `after`, but for its cell and rows, which go into
+    `cells` and `models`."""
     key = shifts_with(state, told, model)
     known, variance = standing(state.pool, told.category, model)
-    if key is not None:
-        known, variance = state.shifts[key].known.get(told.category, (known, variance))
     first, off_policy = before[1] == 0.0, model != told.drawn
     if key is None:
         cells[model] = add_reward(cells[model], z=told.z, before=before, after=after, weight=told.weight, off_policy=off_policy)
-        held = state.models.get(model, ModelState())
+        held = models.get(model, _NO_MODEL)
         row = Row(told.position, told.ordinal, told.time_us, told.category, after, told.z, after[0] - known)
         if first:
             rows = (*held.rows, row)
@@ -111,8 +117,10 @@ def rewarded(
             rows = rows[-KEPT:]
         else:
             rows = tuple([row if (old.position, old.category) == (row.position, row.category) else old for old in held.rows])
-        return state._replace(models={**state.models, model: ModelState(held.streams, rows)})
+        models[model] = ModelState(held.streams, rows)
+        return state
     shift = state.shifts[key]
+    known, variance = shift.known.get(told.category, (known, variance))
     noise = variance + state.pool.of(model).noise / max(after[1], 1e-3)
     if first:
         cell = cells[model]
@@ -129,10 +137,17 @@ def rewarded(
 # --- tests -----------------------------------------------------------------------------------------
 
 
-def watched(state: State, told: Told, values: Sequence[tuple[str, str, float]]) -> tuple[State, list[Note]]:
+def watched(
+    state: State,
+    told: Told,
+    values: Sequence[tuple[str, str, float]],
+    categories: dict[str, CategoryState],
+    models: dict[str, ModelState],
+) -> tuple[State, list[Note]]:
     """The state after the tests have seen first raw values of the model that was drawn: (source, kind, value in [0, 1]).
 
-    Alarms, recoveries and what they lead to are carried out and noted.
+    Alarms, recoveries and what they lead to are carried out and noted. `categories` and `models` are the state's, made for
+    this event and not published yet: the tests are written into them.
     """
     notes: list[Note] = []
     model, name = told.drawn, told.category
@@ -141,9 +156,11 @@ def watched(state: State, told: Told, values: Sequence[tuple[str, str, float]]) 
         if told.made >= _last_reset(state, name, model):
             needed = threshold(state.settings.false_alarms_per_million)
             for source, kind, value in values:
-                state, highest = _observed(state, told, stream_key(source, kind), value)
+                highest = _observed(categories, models, told, stream_key(source, kind), value)
                 if highest > needed and open_change(state, name, model) is None:  # no mean of several is above the highest
                     state = _alarmed(state, told, needed, notes)
+                    categories, models = dict(state.categories), dict(state.models)
+                    state = state._replace(categories=categories, models=models)
     else:
         state = _concluded(state, key, told.event, notes)
     if state.shifts:
@@ -158,27 +175,35 @@ def _last_reset(state: State, category: str, model: str) -> int:
     return max(state.categories[category].entered.get(model, 0), *ends, 0)
 
 
-def _observed(state: State, told: Told, key: str, value: float) -> tuple[State, float]:
-    """The state after one value of one stream, and the highest wealth in its tests."""
+def _observed(categories: dict[str, CategoryState], models: dict[str, ModelState], told: Told, key: str, value: float) -> float:
+    """One value of one stream goes into the tests; returns the highest wealth in them."""
     model, name = told.drawn, told.category
-    held = state.models.get(model, ModelState())
+    held = models.get(model, _NO_MODEL)
     if key not in held.streams and len(held.streams) >= MAX_SOURCES:
         source = source_of(key)  # one that is tested apart already stays one source
         key = stream_key(source, "*") if source in map(source_of, held.streams) else _ELSE
-    category = state.categories[name]
-    references = category.references.get(model, {})
-    stream, reference = observed(held.streams.get(key, Stream()), references.get(key, Reference()), name, value)
-    categories = dict(state.categories)
-    categories[name] = category._replace(references={**category.references, model: {**references, key: reference}})
+    reference = _reference(categories[name], model, key)
+    stream, reference = observed(held.streams.get(key, _NO_STREAM), reference, name, value)
+    (down, up), (down_alone, up_alone) = stream.tests, reference.tests
     if len(stream.waiting) > LAG:
-        other_name = stream.waiting[0][0]
-        other = categories[other_name]
-        others = other.references.get(model, {})
-        stream, joint = joined(stream, others.get(key, Reference()))
-        categories[other_name] = other._replace(references={**other.references, model: {**others, key: joint}})
-    models = {**state.models, model: ModelState({**held.streams, key: stream}, held.rows)}
-    highest = max(*map(max, stream.tests), *map(max, reference.tests))
-    return state._replace(categories=categories, models=models), highest
+        other = stream.waiting[0][0]
+        if other == name:
+            stream, reference = joined(stream, reference)
+        else:
+            stream, joint = joined(stream, _reference(categories[other], model, key))
+            categories[other] = _with_reference(categories[other], model, key, joint)
+    categories[name] = _with_reference(categories[name], model, key, reference)
+    models[model] = ModelState({**held.streams, key: stream}, held.rows)
+    return max(down + up + down_alone + up_alone)
+
+
+def _reference(category: CategoryState, model: str, key: str) -> Reference:
+    return category.references.get(model, {}).get(key, _NO_REFERENCE)
+
+
+def _with_reference(category: CategoryState, model: str, key: str, reference: Reference) -> CategoryState:
+    held = category.references
+    return category._replace(references={**held, model: {**held.get(model, {}), key: reference}})
 
 
 def _alarmed(state: State, told: Told, needed: float, notes: list[Note]) -> State:
@@ -202,7 +227,7 @@ def _changed(state: State, told: Told, category: str | None, *, up: bool, found:
     """An alarm: opens the shift and moves the rows since the change to it. Whom that demotes is judged after a refit."""
     model, position = told.drawn, told.event
     key = change_key(model, category)
-    held = state.models.get(model, ModelState())
+    held = state.models.get(model, _NO_MODEL)
     mine = [row for row in held.rows if category in (None, row.category) and row.category in state.settings.categories]
     at = change_point([row.residual for row in mine], noise=state.pool.of(model).noise)
     before, since = mine[:at], mine[at:]
@@ -278,7 +303,7 @@ def _about(key: str, shift: Shift) -> dict[str, Any]:
 
 def _tests_reset(state: State, model: str, category: str | None, *, forget: bool = False) -> State:
     """All tests of a scope begin anew, and what waits to join references goes; with `forget`, these go too."""
-    held = state.models.get(model, ModelState())
+    held = state.models.get(model, _NO_MODEL)
     if category is None:
         streams = {} if forget else {key: each._replace(waiting=(), tests=Pair()) for key, each in held.streams.items()}
     else:

@@ -93,7 +93,8 @@ class Ageing(NamedTuple):
 
     def weight(self, place: int, *, relative_to: int) -> float:
         """2^((place - relative_to) / half-life); 1 where nothing ages."""
-        return 1.0 if self.half_life is None else exp2((place - relative_to) / self.half_life)
+        half_life = self.half_life
+        return 1.0 if half_life is None else exp2((place - relative_to) / half_life)
 
     def half_lives(self, place: int, *, ordinal: int, time_us: int) -> float:
         """`place` in half-lives after what came as the `ordinal`-th, at `time_us`; 0 where nothing ages."""
@@ -131,17 +132,23 @@ def add_reward(
     """
     (old_y, old_w), (new_y, new_w) = before, after
     information, moment, square, usage, feedback_count, error_count, off_policy_count = cell
+    plain = len(z) == 1  # no features: a loop would take most of the time
     mass = weight * (new_w - old_w)
     if mass != 0.0:
-        terms = [mass * z_i * z_j for i, z_i in enumerate(z) for z_j in z[i:]]
-        information = tuple([a + b for a, b in zip(information, terms, strict=True)])
+        information = (information[0] + mass,) if plain else _plus_square(information, z, mass)
     shift = weight * (new_w * new_y - old_w * old_y)
-    moment = tuple([a + shift * z_i for a, z_i in zip(moment, z, strict=True)])
+    moment = (moment[0] + shift,) if plain else tuple([a + shift * z_i for a, z_i in zip(moment, z, strict=True)])
     square += weight * (new_w * new_y * new_y - old_w * old_y * old_y)
     first = old_w == 0.0 < new_w
     return Cell(
         information, moment, square, usage, feedback_count + first, error_count, off_policy_count + (first and off_policy)
     )
+
+
+def _plus_square(information: Sequence[float], z: Sequence[float], mass: float) -> tuple[float, ...]:
+    """The packed sums plus mass z z^T."""
+    terms = [mass * z_i * z_j for i, z_i in enumerate(z) for z_j in z[i:]]
+    return tuple([a + b for a, b in zip(information, terms, strict=True)])
 
 
 def shifted(cell: Cell, by: float) -> Cell:
@@ -167,15 +174,19 @@ def usage_of(attempt: Mapping[str, Any] | None) -> tuple[Usage, bool]:
     if attempt["error"] != ErrorKind.NONE:
         return _NOT_USED, True
     values = {name: number(value, low=0.0, high=1e12) for name, value in attempt.items() if name not in ("error", "observe_us")}
-    into, out = values.get("input_tokens"), values.get("output_tokens")
-    cost, computed, latency = values.get("cost_usd"), values.get("computed_usd"), values.get("latency_s")
-    tokens = 0.0 if into is None else 1.0, into or 0.0, 0.0 if out is None else 1.0, out or 0.0
-    took = 0.0 if latency is None else 1.0, latency or 0.0
-    if cost is None or computed is None:
-        return Usage(*tokens, 0.0, 0.0, 0.0, *took, 0.0, 0.0), False
+    in_n, into = _counted(values, "input_tokens")
+    out_n, out = _counted(values, "output_tokens")
+    latency_n, latency = _counted(values, "latency_s")
+    if "cost_usd" not in values or "computed_usd" not in values:
+        return Usage(in_n, into, out_n, out, 0.0, 0.0, 0.0, latency_n, latency, 0.0, 0.0), False
+    cost, computed = values["cost_usd"], values["computed_usd"]
     if computed > 0.0:
-        return Usage(*tokens, 1.0, computed, cost, *took, 0.0, 0.0), False
-    return Usage(*tokens, 0.0, 0.0, 0.0, *took, 1.0, cost), False
+        return Usage(in_n, into, out_n, out, 1.0, computed, cost, latency_n, latency, 0.0, 0.0), False
+    return Usage(in_n, into, out_n, out, 0.0, 0.0, 0.0, latency_n, latency, 1.0, cost), False
+
+
+def _counted(values: Mapping[str, float], name: str) -> tuple[float, float]:
+    return (1.0, values[name]) if name in values else (0.0, 0.0)
 
 
 def add_usage(cell: Cell, *, before: tuple[Usage, bool], after: tuple[Usage, bool], weight: float) -> Cell:

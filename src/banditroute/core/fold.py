@@ -77,7 +77,7 @@ def learn(state: State, event: Event, columns: Columns | None = None) -> tuple[S
         )
     notes: Sequence[Note] = ()
     now = max(state.append_time_us, event.append_time_us)
-    base = state._replace(position=event.position, chain=event.chain, append_time_us=now)
+    base = State(event.position, event.chain, now, *state[3:])
     try:
         after, notes = apply(base, event)
     except _BAD_EVENT as error:
@@ -91,14 +91,17 @@ def learn(state: State, event: Event, columns: Columns | None = None) -> tuple[S
         after, notes = reviewed(after, notes)
         after, more = floored(after)
         notes = [*notes, *more]
+    if not notes:
+        return after, ()
     return after, tuple([Transition(event.position, i, now, *note) for i, note in enumerate(notes, start=1)])
 
 
 def _refreshed(state: State, columns: Columns, *, configured: bool) -> Pool:
     live = {name: category for name, category in sorted(state.categories.items()) if name in state.settings.categories}
-    factors = exp2s(np.array([half_lives(state, category) for category in live.values()]))
+    ages = [half_lives(state, category) for category in live.values()]
+    usage_ages = [usage_half_lives(category) for category in live.values()]
     with np.errstate(all="ignore"):  # as Python's own arithmetic
-        used = exp2s(np.array([usage_half_lives(category) for category in live.values()]))
+        factors, used = exp2s(np.array([ages, usage_ages]))
         sights = columns.look(state.settings, {name: category.cells for name, category in live.items()}, factors, used)
         pool = refresh_means(state.pool, sights)
         # Variances: at powers of two while young (8, 16 ... 512), then every 1,024.
@@ -201,18 +204,19 @@ def _feedback(state: State, event: Event) -> Folded:
             raise ValueError(f"category {name!r} was never configured")
         return state._replace(recorded_count=state.recorded_count + 1), ()
     category = state.categories[name]
+    ageing = category.ageing
     position, ordinal, time_us = int(after["position"]), int(after["ordinal"]), int(after["time_us"])
     if not (0 < position <= 2**53 and 0 < ordinal <= 2**53 and 0 <= time_us <= 2**53):
         raise ValueError("position, ordinal or time out of range")
     time_us = min(time_us, state.append_time_us)
-    category = _rebased(category, category.ageing.place(ordinal=ordinal, time_us=time_us), ordinal)
+    category = _rebased(category, ageing.place(ordinal=ordinal, time_us=time_us), ordinal)
     usage_weight = exp2((ordinal - category.usage_landmark) / USAGE_AGEING_COUNT)
-    weight = category.ageing.forward_weight(position=position, ordinal=ordinal, time_us=time_us, landmark=category.landmark)
+    weight = ageing.forward_weight(position=position, ordinal=ordinal, time_us=time_us, landmark=category.landmark)
     names = state.schemas[decision["schema"]]
     context = decision["context"]
     if len(names) != len(context):
         raise ValueError("context does not fit its schema")
-    raw = {feature: number(value, low=-1e9, high=1e9) for feature, value in zip(names, context, strict=True)}
+    raw = {feature: number(value, low=-1e9, high=1e9) for feature, value in zip(names, context, strict=True)} if names else {}
     z = standardised(raw, settings.features)
     told = Told(
         category=name,
@@ -225,12 +229,12 @@ def _feedback(state: State, event: Event) -> Folded:
         z=z,
         weight=weight,
     )
-    cells = dict(category.cells)
+    cells, models = dict(category.cells), dict(state.models)
     touched = set()
     outside = False
     old_signals, old_attempts = before.get("signals", {}), before.get("attempts", {})
-    old_rewards = fuse(old_signals)
-    known = {key.split(SEPARATOR)[0] for key in (*old_signals, *old_attempts)}
+    old_rewards = fuse(old_signals) if old_signals else {}
+    known = {key.split(SEPARATOR)[0] for key in (*old_signals, *old_attempts)} if before else ()
 
     def learns(model: str) -> bool:
         """Not where the arm is gone, nor where it left after what is now corrected, which was then not learned."""
@@ -241,7 +245,7 @@ def _feedback(state: State, event: Event) -> Folded:
         if not learns(model) or ended_with(state, told, model):
             outside = True
         elif old != reward:
-            state = rewarded(state, told, cells, model, old, reward)
+            state = rewarded(state, told, cells, models, model, old, reward)
             touched.add(model)
     for key, attempt in sorted(after["attempts"].items()):
         model, was = key.split(SEPARATOR)[0], old_attempts.get(key)
@@ -250,12 +254,14 @@ def _feedback(state: State, event: Event) -> Folded:
         elif was != attempt:
             cells[model] = add_usage(cells[model], before=usage_of(was), after=usage_of(attempt), weight=usage_weight)
             touched.add(model)
-    if not all(finite(cells[model]) for model in touched):
-        raise ValueError("the evidence would not be finite")
+    for model in touched:
+        if not finite(cells[model]):
+            raise ValueError("the evidence would not be finite")
     categories = {**state.categories, name: category._replace(cells=cells, ordinal=max(category.ordinal, ordinal))}
     breakers, turns = heard(state, made=told.made, before=before, after=after)
     state = state._replace(
         categories=categories,
+        models=models,
         breakers=breakers,
         feedback_count=state.feedback_count + 1,
         recorded_count=state.recorded_count + outside,
@@ -263,7 +269,7 @@ def _feedback(state: State, event: Event) -> Folded:
     if drawn not in settings.models:
         return state, turns
     values = _first_values(after["signals"], old_signals, drawn)
-    state, notes = watched(state, told, values)
+    state, notes = watched(state, told, values, categories, models)
     if values and drawn in state.newcomers:
         state, more = looked_at(state, drawn)
         notes += more

@@ -149,8 +149,8 @@ def standing(pool: Pool, category: str, model: str, own: tuple[float, float] | N
 
 def _over_categories(*tables: Matrix) -> list[list[float]]:
     """By model, each table's sum over the categories, one after the other."""
-    stacked = np.stack(tables, axis=1)
-    totals: list[list[float]] = _summed(stacked).T.tolist() if stacked.size else []
+    stacked = np.array(tables)
+    totals: list[list[float]] = np.add.accumulate(stacked, axis=1)[:, -1].T.tolist() if stacked.size else []
     return totals
 
 
@@ -202,8 +202,11 @@ def _trusts(pool: Pool, sights: Sights) -> tuple[list[float], float]:
     found of one model is held for or against the others too: each is trusted by its own alpha times the geometric
     mean of the others', weighted by how much was seen, sum_k n / (n + n_0), with weight 1 for a file that is right.
     """
+    prior_size = np.minimum(PRIOR_SIZE, sights.given.size)
+    if not prior_size.any():
+        return [1.0] * len(sights.models), 1.0
     noise = np.array([pool.of(model).noise for model in sights.models])
-    size, prior_size = sights.size, np.minimum(PRIOR_SIZE, sights.given.size)
+    size = sights.size
     both = (size > 0.0) & (prior_size > 0.0)
     gap = sights.mean - sights.given.quality
     expected = noise / size + np.maximum(PRIOR_NOISE, noise) / prior_size + PRIOR_SLACK

@@ -167,7 +167,7 @@ def number(value: Any, *, low: float = -math.inf, high: float = math.inf) -> flo
     Raises:
         ValueError: it is not.
     """
-    if type(value) is not float and (isinstance(value, bool) or not isinstance(value, int | float)):
+    if type(value) not in (float, int) and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise ValueError(f"not a number: {value!r}")
     result = float(value)
     if not math.isfinite(result) or not low <= result <= high:
