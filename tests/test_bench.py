@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from banditroute.bench import breaker, decide, fold, peers
+from banditroute.bench import breaker, decide, fold, peers, simulation
 from banditroute.bench.timing import Call, in_turn, quantile
 from banditroute.core.fold import learn
 from banditroute.core.state import INITIAL
@@ -47,6 +47,13 @@ def test_the_events_to_learn_from_are_first_feedbacks_that_are_learned() -> None
     found = fold.learning(state, fold.events(3, 2, 200)[51:], repeats=1)
     assert found["learn_us"] > 0.0
     assert found["refits_share"] == pytest.approx(found["refits_us"] / found["learn_us"])
+
+
+def test_simulations_are_timed_beside_a_bare_loop() -> None:
+    found = simulation.run(quick=True)
+    assert found.keys() == set(simulation.CASES)
+    for each in found.values():
+        assert each["share_of_bare"] == pytest.approx(each["per_second"] / each["bare_per_second"])
 
 
 @pytest.mark.parametrize("how", list(breaker.FAILURES))

@@ -10,7 +10,7 @@ import platform
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from banditroute.bench import breaker, decide, drift, feedback, fold, ope, propensity, serving
+from banditroute.bench import breaker, decide, drift, feedback, fold, ope, propensity, serving, simulation
 
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "propensity": propensity.run,
@@ -18,6 +18,7 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "ope": ope.run,
     "decide": decide.run,
     "fold": fold.run,
+    "simulation": simulation.run,
     "breaker": breaker.run,
     "serving": serving.run,
     "feedback": feedback.run,
