@@ -139,6 +139,17 @@ def test_since_leaves_out_what_was_earlier(run: Run, lived: Path) -> None:
     assert run("evaluate", "--config", lived, "--sweep", "--cost-weight", 0.1).code == 2
 
 
+def test_a_picture_of_a_sweep(run: Run, lived: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    files = [tmp_path / name for name in ("one.png", "again.png", "single.png")]
+    for file in files[:2]:
+        assert run("evaluate", "--config", lived, "--cost-weight", 0.1, "--cost-weight", 0.5, "--picture", file, *LATE).code == 0
+    assert run("evaluate", "--config", lived, "--picture", files[2], *LATE).code == 0
+    one, again, single = [file.read_bytes() for file in files]
+    assert one == again != single
+    assert one.startswith(b"\x89PNG")
+
+
 def test_few_decisions_are_no_support_and_the_words_say_what_to_do(run: Run, lived: Path) -> None:
     new = changed(lived, cost_weight=0.9)
     ran = run("evaluate", "--config", new, *LATE)

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from banditroute.cli.options import AsJson
 from banditroute.cli.output import console, moment, percent, print_json, table, usd
 from banditroute.config import load
+from banditroute.core.errors import EvaluationError
 from banditroute.lab.ope.estimators import Estimate
 from banditroute.lab.ope.evaluation import Evaluation
 from banditroute.lab.ope.frontier import Frontier, evaluate_store
@@ -36,6 +37,9 @@ def evaluate(
         typer.Option(min=0.0, max=100.0, help="In all categories, in place of the file's. Repeatable: the frontier."),
     ] = None,
     sweep: Annotated[bool, typer.Option("--sweep", help=f"Cost weights {', '.join(f'{each:g}' for each in SWEEP)}.")] = False,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw quality and cost there, by cost weight (extra `report`).")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Tell from the log what quality and cost would have been under another configuration. Reads only.
@@ -53,6 +57,8 @@ def evaluate(
             cost_weights=weights,
             progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
+    if picture is not None:
+        picture.write_bytes(drawn(found))
     if as_json:
         print_json(found.to_json())
     else:
@@ -70,6 +76,19 @@ def parse_time(text: str) -> float:
     except ValueError:
         raise typer.BadParameter(f"{text!r} is no time: give one such as 2026-01-31T12:00Z", param_hint="--since") from None
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+
+
+def drawn(found: Frontier) -> bytes:
+    """The picture of a sweep, as PNG.
+
+    Raises:
+        EvaluationError: matplotlib is not installed.
+    """
+    try:
+        from banditroute.lab.report.sweep import picture_of  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise EvaluationError("a picture needs the extra: pip install 'banditroute[report]'") from error
+    return picture_of(found)
 
 
 def _progress() -> Progress:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -59,15 +60,23 @@ class Picture(NamedTuple):
 
 def pictures_of(scene: Scene, colours: Mapping[str, str]) -> list[Picture]:
     """All that there is something to show for."""
+    with styled():
+        drawn = [(kind, draw(scene, colours)) for kind, draw in KINDS.items()]
+        return [Picture(kind, png_of(figure)) for kind, figure in drawn if figure is not None]
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """The project's look, whatever the user's own settings are."""
     with warnings.catch_warnings(), mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a name may be in any script
-        drawn = [(kind, draw(scene, colours)) for kind, draw in KINDS.items()]
-        return [Picture(kind, _png(figure)) for kind, figure in drawn if figure is not None]
+        yield
 
 
-def _png(figure: Figure) -> bytes:
+def png_of(figure: Figure) -> bytes:
+    """The same bytes for the same figure."""
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
     return out.getvalue()
