@@ -20,7 +20,7 @@ import structlog
 
 from banditroute.lab.finding import finder, shipped
 from banditroute.lab.results import Estimate
-from banditroute.lab.runs import run_tasks
+from banditroute.lab.runs import default_jobs, run_tasks
 from banditroute.lab.scenario import load_scenario, settings_of
 from banditroute.lab.scenario_results import ScenarioResult, Scene, scenario_result, tasks_of
 
@@ -38,7 +38,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--only", action="append", help="a scenario by name; repeatable")
     arguments.add_argument("--seeds", type=int, help="in place of the scenarios' own")
-    arguments.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
+    arguments.add_argument("--jobs", type=int, default=default_jobs())
     arguments.add_argument("--out", type=Path, default=RESULTS)
     given = arguments.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from banditroute.cli.options import AsJson
 from banditroute.cli.output import console, print_json, table
+from banditroute.cli.simulated import progress_bar
 from banditroute.lab.change_figures import BINARY, CASES, JUDGED, SIMULATED, CaseResult, ChangeFigures, Summary, measured
 from banditroute.lab.finding import find_source
 from banditroute.lab.loading import load_dataset
@@ -39,8 +39,7 @@ def changes(
     for name in (JUDGED, BINARY):
         if (path := data / f"{name}.parquet").is_file():
             sources[name] = load_dataset(path)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
+    with progress_bar() as progress:
         bar = progress.add_task("measuring", total=None)
         found = measured(
             sources,

@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from banditroute.cli.options import AsJson
 from banditroute.cli.output import console, moment, percent, print_json, table, usd
+from banditroute.cli.simulated import progress_bar
 from banditroute.config import load
 from banditroute.core.errors import EvaluationError
 from banditroute.lab.ope.estimators import Estimate
@@ -49,7 +49,7 @@ def evaluate(
     if sweep and cost_weight:
         raise typer.BadParameter("give it or --cost-weight, not both", param_hint="--sweep")
     weights: tuple[float | None, ...] = SWEEP if sweep else tuple(dict.fromkeys(cost_weight or ())) or (None,)
-    with _progress() as progress:
+    with progress_bar() as progress:
         bar = progress.add_task("replaying decisions", total=None)
         found = evaluate_store(
             load(config),
@@ -89,12 +89,6 @@ def drawn(found: Frontier) -> bytes:
     except ImportError as error:
         raise EvaluationError("a picture needs the extra: pip install 'banditroute[report]'") from error
     return picture_of(found)
-
-
-def _progress() -> Progress:
-    out = console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=out, transient=True, disable=not out.is_terminal)
 
 
 def _print(out: Console, found: Frontier) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,11 +20,6 @@ from banditroute.lab.scenario import Find, ScenarioSpec, settings_of
 from banditroute.lab.scenario_results import Noticed, ScenarioResult, Scene, scenario_result, tasks_of
 
 CELLS, RESULTS = "cells", "results.json"
-
-
-def default_jobs() -> int:
-    """Two, or one on a single core."""
-    return min(2, os.cpu_count() or 1)
 
 
 def overridden(spec: ScenarioSpec, changes: Mapping[str, object]) -> ScenarioSpec:

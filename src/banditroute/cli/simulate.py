@@ -10,7 +10,7 @@ import typer
 
 from banditroute.cli.options import AsJson
 from banditroute.cli.output import print_json
-from banditroute.cli.scenarios import default_jobs, overridden, play_scenario
+from banditroute.cli.scenarios import overridden, play_scenario
 from banditroute.cli.simulated import print_simulation, progress_bar
 from banditroute.config import read_priors
 from banditroute.lab.datasets import Dataset, half_of, make_priors, split, write_priors
@@ -18,7 +18,7 @@ from banditroute.lab.finding import find_scenario, find_source_or_worlds, finder
 from banditroute.lab.learners import POLICIES
 from banditroute.lab.replay import simulate as replay
 from banditroute.lab.results import ROUTER
-from banditroute.lab.runs import Backend
+from banditroute.lab.runs import Backend, default_jobs
 from banditroute.lab.scenario import ScenarioSpec
 
 Half = Literal["a", "b"]

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from banditroute.bench import ope
 from banditroute.cli.options import AsJson
 from banditroute.cli.output import console, percent, print_json, table
+from banditroute.cli.simulated import progress_bar
 from banditroute.lab.ope.coverage import PolicyFigures, Study
 
 
@@ -25,9 +25,7 @@ def truth(
     as_json: AsJson = False,
 ) -> None:
     """Hold the intervals of `evaluate` against the truth, on logs that the router made of data where every outcome is known."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    out = console(stderr=True)
-    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as progress:
+    with progress_bar() as progress:
         bar = progress.add_task("making logs", total=None)
         found = list(
             ope.studies(

@@ -10,7 +10,6 @@ Of a family of worlds every seed replays its own. At the end of a run the router
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,7 +19,7 @@ from banditroute.lab.learners import POLICIES, Begun
 from banditroute.lab.outcome import Outcome
 from banditroute.lab.results import INVERTED, ROUTER, WARM, PolicyResult, Simulation, WeightResult
 from banditroute.lab.router_policy import Priors
-from banditroute.lab.runs import Progress, Setting, Task, run_tasks
+from banditroute.lab.runs import Progress, Setting, Task, default_jobs, run_tasks
 from banditroute.lab.source import Source, cost_reference_usd
 from banditroute.lab.worlds import Worlds
 
@@ -50,7 +49,7 @@ def simulate(
     the router or beside `priors_in`; DatasetError for priors that fit nothing in the source; ConfigError where the
     router refuses the configuration made from them.
     """
-    jobs = min(2, os.cpu_count() or 1) if jobs is None else jobs
+    jobs = default_jobs() if jobs is None else jobs
     counts = {"requests": requests, "seeds": seeds, "jobs": jobs, "cost_weights": len(cost_weights), "policies": len(policies)}
     for name, count in counts.items():
         if count < 1:

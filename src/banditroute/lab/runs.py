@@ -146,6 +146,11 @@ def _coverage(beliefs: Beliefs, source: Source) -> Covered:
     return Covered(int(known.sum()), int(inside.sum()), int(seen.sum()), int((inside & seen).sum()))
 
 
+def default_jobs() -> int:
+    """Processes at once where nobody says: two, or one on a single core."""
+    return min(2, os.cpu_count() or 1)
+
+
 # --- where the work is done ------------------------------------------------------------------------
 
 
