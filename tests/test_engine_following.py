@@ -165,8 +165,8 @@ class NewerLog(MemoryLog):
 
     newer = 10**9
 
-    def read(self, after: int, limit: int) -> list[Event]:
-        events = super().read(after, limit)
+    def read(self, after: int, limit: int, *, chain: bytes | None = None) -> list[Event]:
+        events = super().read(after, limit, chain=chain)
         return [e._replace(fold_version=FOLD_VERSION + 1) if e.position == self.newer else e for e in events]
 
 

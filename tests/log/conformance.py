@@ -28,7 +28,7 @@ from suite import (
     key_of,
 )
 
-from banditroute.core.errors import StoreClosed, StoreKeyMismatch, StoreUnavailable
+from banditroute.core.errors import ConfigReplaced, EventsVanished, StoreClosed, StoreKeyMismatch, StoreUnavailable
 from banditroute.core.types import Disposition, Event, EventKind, Transition
 from banditroute.log.base import KEPT_CHECKPOINTS, Checkpoint, EventLog
 
@@ -76,6 +76,26 @@ class LogSuite(FeedbackSuite):
         assert log.read(7, 5) == []
         assert log.read(99, 5) == []
         assert log.read(0, 0) == []
+
+    def test_whoever_read_an_event_that_is_gone_is_told(self, log: EventLog) -> None:
+        events = appended(log, 4)
+        for after in range(1, 5):
+            assert log.read(after, 9, chain=events[after - 1].chain) == events[after:]
+            with pytest.raises(EventsVanished, match=str(after)):
+                log.read(after, 9, chain=b"another's........")
+        assert log.read(0, 2, chain=b"") == events[:2]
+        with pytest.raises(EventsVanished):
+            log.read(5, 9, chain=events[3].chain)
+
+    def test_a_configuration_replaces_the_one_that_it_names(self, log: EventLog) -> None:
+        first = log.append(EventKind.CONFIG, {"n": 1}, replaces=0).result()
+        appended(log, 1)
+        for wrong in (0, 2):
+            with pytest.raises(ConfigReplaced, match="position 1"):
+                log.append(EventKind.CONFIG, {"n": 2}, replaces=wrong).result()
+        second = log.append(EventKind.CONFIG, {"n": 3}, replaces=first.position).result()
+        assert [event.body["n"] for event in all_events(log)] == [1, 0, 3]
+        assert log.append(EventKind.CONFIG, {"n": 4}).result().position == second.position + 1
 
     # --- waiting ---
 

@@ -124,6 +124,7 @@ class FeedbackSuite(StoreSuite):
         assert log.tip().position == 1
 
     def test_records_outlive_their_ids_and_are_purged_then(self, log: EventLog, clock: Clock) -> None:
+        self.needs("purging")
         expire_us = int((START + 60) * 1e6)
         log.append_feedback(feedback(1, evaluated(0.5), expire_us=expire_us)).result()
         log.append_feedback(feedback(2, evaluated(0.5))).result()

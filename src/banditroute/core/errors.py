@@ -15,11 +15,15 @@ BanditrouteError
 ├── Overloaded             no permit is free: try again
 ├── StoreError             the log
 │   ├── StoreUnavailable       cannot write or read now: disk full, locked, gone
+│   │   ├── EventsTrimmed          what was asked for lies before what is kept
+│   │   └── EventsVanished         events that were read before are gone
+│   ├── StoreUnfit             cannot keep what is asked of it
 │   ├── StoreClosed            used after close
 │   ├── StoreInUse             another process owns the state directory
 │   ├── StoreTooNew            made by a newer banditroute
 │   └── StoreKeyMismatch       made with other signing keys
 ├── FoldHalted             an event that this version cannot know how to fold
+├── ConfigReplaced         another process changed the configuration meanwhile
 ├── ConfigError            the configuration is wrong; carries all problems with path and line
 ├── EtagMismatch           the category was changed since it was read
 ├── DatasetError           a data set, environment or priors file is wrong
@@ -127,6 +131,18 @@ class StoreUnavailable(StoreError):
     pass
 
 
+class EventsTrimmed(StoreUnavailable):
+    pass
+
+
+class EventsVanished(StoreUnavailable):
+    pass
+
+
+class StoreUnfit(StoreError):
+    pass
+
+
 class StoreClosed(StoreError):
     pass
 
@@ -144,6 +160,10 @@ class StoreKeyMismatch(StoreError):
 
 
 class FoldHalted(BanditrouteError):
+    pass
+
+
+class ConfigReplaced(BanditrouteError):
     pass
 
 

@@ -6,7 +6,7 @@ import abc
 import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from banditroute.core.fold import FOLD_VERSION
 from banditroute.core.reward import Merge, merge, overall
@@ -66,14 +66,19 @@ class EventLog(abc.ABC):
     written or read now (disk full, gone); nothing is half written then. Thread-safe.
     """
 
+    shared: ClassVar[bool] = False
+    """Whether other processes append to this log too."""
     log_id: str
     """Random, made with the log: says which log a decision belongs to."""
     epoch: int
     """Raised where a log is rewritten, so that (epoch, position, index) stays unique."""
 
     @abc.abstractmethod
-    def append(self, kind: EventKind, body: Mapping[str, Any]) -> Future[Event]:
-        """Appends a configuration or operator event, in the journal too. Resolves when durable."""
+    def append(self, kind: EventKind, body: Mapping[str, Any], *, replaces: int | None = None) -> Future[Event]:
+        """Appends a configuration or operator event, in the journal too. Resolves when durable.
+
+        The future raises ConfigReplaced where `replaces` is given and is not the position of the newest configuration (0: none).
+        """
 
     @abc.abstractmethod
     def append_feedback(self, feedback: FeedbackAppend) -> Future[FeedbackReceipt]:
@@ -84,15 +89,16 @@ class EventLog(abc.ABC):
         """
 
     @abc.abstractmethod
-    def read(self, after: int, limit: int) -> Sequence[Event]:
+    def read(self, after: int, limit: int, *, chain: bytes | None = None) -> Sequence[Event]:
         """Up to `limit` durable events behind position `after`, in order; empty at the end.
 
-        Raises StoreUnavailable where `after` lies before what was trimmed.
+        Raises EventsTrimmed where `after` lies before what was trimmed, and EventsVanished where the event at `after` is not
+        the one whose chain value is `chain`, or is gone.
         """
 
     @abc.abstractmethod
     def wait(self, after: int, timeout_s: float) -> bool:
-        """Waits until there is a durable event behind `after`; False if there was none in time."""
+        """Waits until there is a durable event behind `after`, or that one has vanished; False if there was none in time."""
 
     @abc.abstractmethod
     def tip(self) -> Tip:
@@ -102,9 +108,17 @@ class EventLog(abc.ABC):
     def record(self, key: bytes) -> Mapping[str, Any] | None:
         """All feedback so far on one decision (see `core/reward.py`); None where there is none."""
 
+    def rewound(self) -> None:  # noqa: B027  (a log that nobody shares loses none)
+        """Told by who found that events vanished, before it reads on: begins the next epoch, unless another has."""
+
     @abc.abstractmethod
-    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Keeps a checkpoint; only the newest few that lie on this log are kept."""
+    def save_checkpoint(self, checkpoint: Checkpoint) -> str | None:
+        """Keeps a checkpoint; only the newest few that lie on this log are kept.
+
+        Returns:
+            The digest of the state that is kept for this place: another's, where another process saved one first. None
+            where the checkpoint does not lie on this log.
+        """
 
     @abc.abstractmethod
     def newest_checkpoint(self, fold_version: int) -> Checkpoint | None:
@@ -165,9 +179,13 @@ class EventLog(abc.ABC):
 
 
 def chained(previous: bytes, *, position: int, append_time_us: int, kind: str, body: bytes) -> bytes:
-    """The chain value of an event: ties it to everything before it."""
-    head = previous + position.to_bytes(8, "big") + append_time_us.to_bytes(8, "big") + kind.encode()
-    return hashlib.sha256(head + b"\0" + body).digest()[:CHAIN_BYTES]
+    """The chain value of an event: ties it to everything before it.
+
+    It tells a lost or replaced event from the one that was there, not a forger's from a genuine one: SHA-1, since a script in
+    Redis has no other hash at hand.
+    """
+    head = f"{previous.hex()}\n{position}\n{append_time_us}\n{kind}\n".encode()
+    return hashlib.sha1(head + body, usedforsecurity=False).digest()[:CHAIN_BYTES]
 
 
 def made_event(previous: Tip, *, append_time_us: int, kind: EventKind, body: Mapping[str, Any]) -> tuple[Event, bytes]:

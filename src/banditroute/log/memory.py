@@ -8,7 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from banditroute.core.errors import FeedbackWindowOver, StoreClosed, StoreKeyMismatch, StoreUnavailable
+from banditroute.core.errors import (
+    ConfigReplaced,
+    EventsTrimmed,
+    EventsVanished,
+    FeedbackWindowOver,
+    StoreClosed,
+    StoreKeyMismatch,
+)
 from banditroute.core.types import Event, EventKind, FeedbackReceipt, JournalRow, Transition
 from banditroute.log.base import (
     JOURNALLED,
@@ -35,7 +42,7 @@ class MemoryLog(EventLog):
         self._clock = clock
         self._lock = threading.Condition()
         self._events: list[Event] = []
-        self._trimmed = 0
+        self._trimmed = self._config = 0
         self._tip = Tip(0, b"")
         self._time_us = 0
         self._ordinals: dict[str, int] = {}
@@ -61,12 +68,17 @@ class MemoryLog(EventLog):
         self._tip = Tip(event.position, event.chain)
         self._lock.notify_all()
 
-    def append(self, kind: EventKind, body: Mapping[str, Any]) -> Future[Event]:
+    def append(self, kind: EventKind, body: Mapping[str, Any], *, replaces: int | None = None) -> Future[Event]:
         future: Future[Event] = Future()
         with self._lock:
             self._open()
+            if replaces is not None and replaces != self._config:
+                future.set_exception(ConfigReplaced(f"the configuration was changed at position {self._config}"))
+                return future
             event, _ = made_event(self._tip, append_time_us=self._now(), kind=kind, body=body)
             self._push(event)
+            if kind is EventKind.CONFIG:
+                self._config = event.position
             if kind in JOURNALLED:
                 self._note(JournalRow(self.epoch, event.position, 0, event.append_time_us, event.kind, body))
         future.set_result(event)
@@ -97,11 +109,13 @@ class MemoryLog(EventLog):
         future.set_result(merged.receipt())
         return future
 
-    def read(self, after: int, limit: int) -> Sequence[Event]:
+    def read(self, after: int, limit: int, *, chain: bytes | None = None) -> Sequence[Event]:
         with self._lock:
             self._open()
             if after < self._trimmed:
-                raise StoreUnavailable(f"events up to {self._trimmed} were trimmed: start from a checkpoint")
+                raise EventsTrimmed(f"events up to {self._trimmed} were trimmed: start from a checkpoint")
+            if chain is not None and after > self._trimmed and self._chain_at(after) != chain:
+                raise EventsVanished(f"event {after} is not the one that was read before")
             return self._events[after - self._trimmed : after - self._trimmed + limit]
 
     def wait(self, after: int, timeout_s: float) -> bool:
@@ -119,11 +133,14 @@ class MemoryLog(EventLog):
         found = self._records.get(key)
         return None if found is None else found[1]
 
-    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+    def save_checkpoint(self, checkpoint: Checkpoint) -> str | None:
         with self._lock:
             self._open()
+            if not self._holds(checkpoint):
+                return None
             kept = [c for c in self._checkpoints if c.position != checkpoint.position]
             self._checkpoints = sorted(c for c in (*kept, checkpoint) if self._holds(c))[-KEPT_CHECKPOINTS:]
+            return checkpoint.digest
 
     def newest_checkpoint(self, fold_version: int) -> Checkpoint | None:
         with self._lock:
@@ -134,8 +151,11 @@ class MemoryLog(EventLog):
         return None
 
     def _holds(self, checkpoint: Checkpoint) -> bool:
-        at = checkpoint.position - self._trimmed - 1
-        return 0 <= at < len(self._events) and self._events[at].chain == checkpoint.chain
+        return self._chain_at(checkpoint.position) == checkpoint.chain
+
+    def _chain_at(self, position: int) -> bytes | None:
+        at = position - self._trimmed - 1
+        return self._events[at].chain if 0 <= at < len(self._events) else None
 
     def record_transitions(self, transitions: Sequence[Transition]) -> Sequence[Transition]:
         with self._lock:

@@ -18,7 +18,16 @@ from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from banditroute.core.errors import FeedbackWindowOver, StoreClosed, StoreError, StoreKeyMismatch, StoreUnavailable
+from banditroute.core.errors import (
+    ConfigReplaced,
+    EventsTrimmed,
+    EventsVanished,
+    FeedbackWindowOver,
+    StoreClosed,
+    StoreError,
+    StoreKeyMismatch,
+    StoreUnavailable,
+)
 from banditroute.core.settings import canonical_json
 from banditroute.core.types import Event, EventKind, FeedbackReceipt, JournalRow, Transition
 from banditroute.log.base import (
@@ -45,6 +54,7 @@ RECENT_EVENTS = 8192
 
 _KEEP_RECORD = """INSERT INTO records VALUES (?, ?, ?) ON CONFLICT (decision)
                   DO UPDATE SET expire_us = max(expire_us, excluded.expire_us), body = excluded.body"""
+_NEWEST_CONFIG = f"SELECT max(position) FROM journal WHERE kind = '{EventKind.CONFIG.value}'"  # noqa: S608
 _ON_LOG = "checkpoints.chain = (SELECT chain FROM events WHERE events.position = checkpoints.position)"
 
 
@@ -158,7 +168,7 @@ class SqliteLog(EventLog):
                 for work in works:
                     try:
                         outcomes.append((work.future, work.run(batch), None))
-                    except (FeedbackWindowOver, StoreKeyMismatch, ValueError) as error:
+                    except (FeedbackWindowOver, ConfigReplaced, StoreKeyMismatch, ValueError) as error:
                         outcomes.append((work.future, None, error))
                 self._writer.executemany("INSERT OR REPLACE INTO ordinals VALUES (?, ?)", batch.ordinals.items())
                 self._writer.execute("COMMIT")
@@ -192,8 +202,12 @@ class SqliteLog(EventLog):
 
     # --- appending ---
 
-    def append(self, kind: EventKind, body: Mapping[str, Any]) -> Future[Event]:
+    def append(self, kind: EventKind, body: Mapping[str, Any], *, replaces: int | None = None) -> Future[Event]:
         def run(batch: _Batch) -> Event:
+            if replaces is not None:
+                (newest,) = self._writer.execute(_NEWEST_CONFIG).fetchone()
+                if replaces != (newest or 0):
+                    raise ConfigReplaced(f"the configuration was changed at position {newest or 0}")
             event = self._push(batch, kind, body)
             if kind in JOURNALLED:
                 self._note(Transition(event.position, 0, event.append_time_us, event.kind, body))
@@ -235,18 +249,28 @@ class SqliteLog(EventLog):
             with store_errors():
                 return self._reader.execute(sql, parameters).fetchall()
 
-    def read(self, after: int, limit: int) -> Sequence[Event]:
+    def read(self, after: int, limit: int, *, chain: bytes | None = None) -> Sequence[Event]:
         with self._changed:
             if self._closed:
                 raise StoreClosed("the log is closed")
-            if self._recent and self._recent[0].position <= after + 1:
+            if self._recent and self._recent[0].position <= after + (chain is None):
+                if chain is not None and self._chain_of_recent(after) != chain:
+                    raise EventsVanished(f"event {after} is not the one that was read before")
                 start = after + 1 - self._recent[0].position
                 return [self._recent[i] for i in range(start, min(start + limit, len(self._recent)))]
         end = self.tip().position  # before the query: what is appended meanwhile is no gap
         rows = self._query("SELECT * FROM events WHERE position > ? ORDER BY position LIMIT ?", (after, limit))
         if (rows and rows[0][0] != after + 1) or (not rows and limit > 0 and end > after):
-            raise StoreUnavailable(f"events behind {after} were trimmed: start from a checkpoint")
+            raise EventsTrimmed(f"events behind {after} were trimmed: start from a checkpoint")
+        if chain is not None and after > 0:
+            found = self._query("SELECT chain FROM events WHERE position = ?", (after,))
+            if not found or found[0][0] != chain:
+                raise EventsVanished(f"event {after} is not the one that was read before")
         return [Event(p, time, kind, version, json.loads(body), chain) for p, time, kind, version, body, chain in rows]
+
+    def _chain_of_recent(self, position: int) -> bytes | None:
+        at = position - self._recent[0].position
+        return self._recent[at].chain if 0 <= at < len(self._recent) else None
 
     def wait(self, after: int, timeout_s: float) -> bool:
         with self._changed:
@@ -266,13 +290,18 @@ class SqliteLog(EventLog):
 
     # --- checkpoints, journal, housekeeping ---
 
-    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
-        def run(_: _Batch) -> None:
+    def save_checkpoint(self, checkpoint: Checkpoint) -> str | None:
+        def run(_: _Batch) -> str | None:
+            held = self._writer.execute("SELECT chain FROM events WHERE position = ?", (checkpoint.position,)).fetchone()
+            if held is None or held[0] != checkpoint.chain:
+                return None
             self._writer.execute("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?)", checkpoint)
             kept = f"SELECT position FROM checkpoints WHERE {_ON_LOG} ORDER BY position DESC LIMIT ?"  # noqa: S608
             self._writer.execute(f"DELETE FROM checkpoints WHERE position NOT IN ({kept})", (KEPT_CHECKPOINTS,))  # noqa: S608
+            return checkpoint.digest
 
-        self._submit(run).result()
+        digest: str | None = self._submit(run).result()
+        return digest
 
     def newest_checkpoint(self, fold_version: int) -> Checkpoint | None:
         rows = self._query(

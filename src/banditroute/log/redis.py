@@ -1,0 +1,369 @@
+"""The log in Redis: one log that many processes on many machines share.
+
+Events are a stream whose ids are the positions; all else is a few keys beside it (docs/reference/redis.md), every one with
+the namespace as its hash tag, so that a cluster keeps them on one node. Every change is one run of one script, atomic and
+idempotent. Reading checks that positions are dense and that the chain holds, and tells where events that were read before are
+gone: a server that was promoted, or restarted from its disk, may lack the newest.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any, ClassVar, TypeVar
+
+import redis
+from redis.exceptions import NoScriptError
+
+from banditroute.core.errors import (
+    ConfigReplaced,
+    EventsTrimmed,
+    EventsVanished,
+    StoreClosed,
+    StoreKeyMismatch,
+    StoreTooNew,
+    StoreUnavailable,
+)
+from banditroute.core.fold import FOLD_VERSION
+from banditroute.core.settings import canonical_json
+from banditroute.core.types import Event, EventKind, FeedbackReceipt, JournalRow, Transition
+from banditroute.log.base import (
+    JOURNALLED,
+    KEPT_CHECKPOINTS,
+    Checkpoint,
+    EventLog,
+    FeedbackAppend,
+    JournalKey,
+    Tip,
+    chained,
+)
+from banditroute.log.redis_link import Address, Durability, Link, check_server, store_errors
+from banditroute.log.redis_writer import SCRIPT, Command, FeedbackWork, Plain, Writer, random_places, run
+
+FORMAT_VERSION = 1
+READ_CONNECTIONS = 8
+WAIT_SLICE_S = 0.25
+KEYS = (
+    "meta", "events", "ordinals", "journal", "lines", "checkpoints", "states", "leases", "cursors", "checks", "replicas",
+)  # fmt: skip
+"""The log's own keys, in the order of the script's KEYS; decisions' records are `{namespace}:r:` and the id's 16 bytes."""
+
+Found = TypeVar("Found")
+
+
+class RedisLog(EventLog):
+    """See `EventLog` and the module's text.
+
+    Args:
+        namespace: names the log; logs of different namespaces on one server know nothing of each other.
+        durability: when what was appended counts as kept.
+        timeout_s: how long one command may take.
+        clock: Unix seconds in place of the server's clock, for tests.
+        read_only: appends nothing, and makes no log where there is none.
+
+    Raises (on opening):
+        StoreUnfit: the server cannot keep what is asked of it.
+        StoreTooNew: the log has a newer format.
+        StoreUnavailable: the server is away; in read-only mode also where there is no such log.
+    """
+
+    shared: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        namespace: str,
+        durability: Durability,
+        timeout_s: float,
+        clock: Callable[[], float] | None = None,
+        read_only: bool = False,
+    ) -> None:
+        tag = f"{{{namespace}}}:"
+        self._keys = [f"{tag}{name}".encode() for name in KEYS]
+        self._record_prefix = f"{tag}r:".encode()
+        self._now = None if clock is None else lambda: int(clock() * 1e6)
+        self._read_only = read_only
+        self._closing = threading.Event()
+        self._places = random_places()
+        self._link = Link(address, key=f"{tag}meta", timeout_s=timeout_s)
+        self._clients: dict[str, redis.Redis] = {}
+        self._opening = threading.Lock()
+        try:
+            server = check_server(self._client("read"), durability)
+            self._identify(uuid.uuid4().hex)
+        except BaseException:
+            self._drop_clients()
+            raise
+        self.server = server.shown
+        self._writer = Writer(
+            lambda: self._link.client(connections=1, timeout_s=2 * timeout_s),
+            self._keys,
+            durability=durability,
+            wait=durability.wait(timeout_s, waitaof=server.waitaof),
+            now=self._now,
+        )
+
+    def _identify(self, log_id: str) -> None:
+        """Takes the log's id and epoch; makes a log with `log_id` where there is none."""
+        if self._read_only:
+            meta, _ = self._keys[:2]
+            found: Any = self._ask(lambda client: client.hmget(meta, ["format", "log_id", "epoch"]))
+            if found[0] is None:
+                raise StoreUnavailable("no log of this namespace on this server: nothing was served from there yet")
+        else:
+            found = self._run(Command("open", [FORMAT_VERSION, log_id]))
+        if int(found[0]) > FORMAT_VERSION:
+            raise StoreTooNew(
+                f"the log in Redis has format {int(found[0])}, this banditroute knows up to {FORMAT_VERSION}: upgrade banditroute"
+            )
+        self.log_id, self.epoch = found[1].decode(), int(found[2])
+
+    # --- asking the server ---
+
+    def _client(self, name: str, timeout_s: float | None = None) -> redis.Redis:
+        with self._opening:
+            client = self._clients.get(name)
+            if client is None:
+                client = self._clients[name] = self._link.client(
+                    connections=READ_CONNECTIONS if name == "read" else 1, timeout_s=timeout_s
+                )
+            return client
+
+    def _drop_clients(self) -> None:
+        with self._opening:
+            clients, self._clients = list(self._clients.values()), {}
+        for client in clients:
+            client.close()
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        if self._closing.is_set():
+            raise StoreClosed("the log is closed")
+        try:
+            with store_errors():
+                yield
+        except StoreUnavailable:
+            self._drop_clients()  # the server may be elsewhere by now
+            raise
+
+    def _ask(self, question: Callable[[Any], Found]) -> Found:
+        with self._asking():
+            return question(self._client("read"))
+
+    def _run(self, command: Command) -> Any:
+        """The script's reply, at once and without waiting for durability."""
+
+        def question(client: Any) -> Any:
+            try:
+                return run(client, self._keys, command, self._now)
+            except NoScriptError:
+                client.script_load(SCRIPT)
+                return run(client, self._keys, command, self._now)
+
+        return self._ask(question)
+
+    def _write(self, command: Command, meaning: Callable[[Any], Found]) -> Future[Found]:
+        self._writable()
+        return self._writer.submit(Plain(command, meaning))
+
+    def _writable(self) -> None:
+        if self._closing.is_set():
+            raise StoreClosed("the log is closed")
+        if self._read_only:
+            raise StoreUnavailable("the log was opened read-only")
+
+    # --- appending ---
+
+    def append(self, kind: EventKind, body: Mapping[str, Any], *, replaces: int | None = None) -> Future[Event]:
+        raw = canonical_json(body).encode()
+
+        def meaning(reply: Any) -> Event:
+            if reply[0] != b"ok":
+                raise ConfigReplaced(f"the configuration was changed by another process at position {int(reply[1])}")
+            _, position, time_us, chain = reply
+            return Event(int(position), int(time_us), kind.value, FOLD_VERSION, body, bytes.fromhex(chain.decode()))
+
+        journalled = int(kind in JOURNALLED)
+        arguments = [kind.value, FOLD_VERSION, raw, journalled, "" if replaces is None else replaces]
+        return self._write(Command("append", arguments), meaning)
+
+    def append_feedback(self, feedback: FeedbackAppend) -> Future[FeedbackReceipt]:
+        self._writable()
+        return self._writer.submit(FeedbackWork(feedback, self._record_prefix + feedback.key, self._places))
+
+    # --- reading ---
+
+    def read(self, after: int, limit: int, *, chain: bytes | None = None) -> Sequence[Event]:
+        if limit <= 0 and not self._closing.is_set():
+            return []
+        first = max(after, 1)
+
+        def question(client: Any) -> Any:
+            pipeline = client.pipeline(transaction=False)
+            pipeline.hmget(self._keys[0], ["log_id", "epoch", "position"])
+            pipeline.xrange(self._keys[1], min=f"{first}-0", count=limit + (after > 0))
+            return pipeline.execute()
+
+        (log_id, epoch, end), entries = self._ask(question)
+        if log_id is None or log_id.decode() != self.log_id:
+            raise EventsVanished("the log is gone from the Redis server: it was emptied, or replaced by one that lacks it")
+        self.epoch = int(epoch)
+        if int(end) < after:
+            if chain is None:
+                return []
+            raise EventsVanished(f"the log ends at {int(end)}, but {after} was read from it before")
+        previous = b"" if after == 0 else chain
+        if after > 0 and entries and _position(entries[0]) == after:
+            previous = bytes.fromhex(entries.pop(0)[1][b"c"].decode())
+            if chain not in (None, previous):
+                raise EventsVanished(f"event {after} is not the one that was read before")
+        if _position(entries[0]) != after + 1 if entries else int(end) > after:
+            raise EventsTrimmed(f"events behind {after} were trimmed: start from a checkpoint")
+        return _events(entries[:limit], after, previous)
+
+    def wait(self, after: int, timeout_s: float) -> bool:
+        until = time.monotonic() + timeout_s
+        while True:
+            left = min(WAIT_SLICE_S, until - time.monotonic())
+            with self._asking():
+                # 0 would be for ever; without a wait it only looks
+                block = max(1, int(left * 1000)) if left > 0 else None
+                client: Any = self._client("wait", self._link.timeout_s + WAIT_SLICE_S)
+                found = client.xread({self._keys[1]: f"{max(after, 0)}-0"}, count=1, block=block)
+            if found:
+                return True
+            if left <= 0 or until <= time.monotonic():
+                if self._closing.is_set():
+                    raise StoreClosed("the log is closed")
+                return self._ends_before(after)
+
+    def _ends_before(self, after: int) -> bool:
+        """Whether events up to `after` are gone: then there is something to find out."""
+        end = self._ask(lambda client: client.hget(self._keys[0], "position"))
+        return after > 0 and (end is None or int(end) < after)
+
+    def tip(self) -> Tip:
+        position, chain = self._ask(lambda client: client.hmget(self._keys[0], ["position", "chain"]))
+        if position is None:
+            raise EventsVanished("the log is gone from the Redis server")
+        return Tip(int(position), bytes.fromhex(chain.decode()))
+
+    def record(self, key: bytes) -> Mapping[str, Any] | None:
+        found = self._ask(lambda client: client.get(self._record_prefix + key))
+        return None if found is None else json.loads(found)
+
+    def rewound(self) -> None:
+        self._identify(self.log_id)
+        self.epoch = int(self._run(Command("rewound", [self.epoch])))
+
+    # --- checkpoints, journal, housekeeping ---
+
+    def save_checkpoint(self, checkpoint: Checkpoint) -> str | None:
+        position, chain, version, digest, body = checkpoint
+        command = Command("checkpoint", [position, chain.hex(), version, digest, body, KEPT_CHECKPOINTS])
+        return self._write(command, lambda reply: None if reply[0] == b"off" else reply[1].decode()).result()
+
+    def newest_checkpoint(self, fold_version: int) -> Checkpoint | None:
+        found = self._run(Command("newest", [fold_version]))
+        if not found:
+            return None
+        head = json.loads(found[0])
+        return Checkpoint(int(head["position"]), bytes.fromhex(head["chain"]), head["version"], head["digest"], found[1])
+
+    def record_transitions(self, transitions: Sequence[Transition]) -> Sequence[Transition]:
+        self._writable()
+        if not transitions:
+            return []
+        arguments: list[Any] = [self.epoch]
+        for line in transitions:
+            arguments += [line.position, line.index, f"{line.append_time_us} {line.kind} {canonical_json(line.body)}"]
+
+        def meaning(reply: Any) -> Sequence[Transition]:
+            return [line for line, fresh in zip(transitions, reply, strict=True) if fresh]
+
+        return self._write(Command("notes", arguments), meaning).result()
+
+    def journal(self, *, before: JournalKey | None, limit: int) -> Sequence[JournalRow]:
+        end = b"+" if before is None else b"(" + _journal_key(before)
+        return self._lines(lambda client: client.zrevrangebylex(self._keys[3], end, b"-", start=0, num=limit))
+
+    def journal_after(self, after: JournalKey | None, limit: int) -> Sequence[JournalRow]:
+        start = b"-" if after is None else b"(" + _journal_key(after)
+        return self._lines(lambda client: client.zrangebylex(self._keys[3], start, b"+", start=0, num=limit))
+
+    def _lines(self, find: Callable[[Any], Any]) -> list[JournalRow]:
+        def question(client: Any) -> tuple[Any, Any]:
+            keys = find(client)
+            return keys, client.hmget(self._keys[4], keys) if keys else []
+
+        rows = []
+        for key, line in zip(*self._ask(question), strict=True):
+            time_us, kind, body = line.decode().split(" ", 2)
+            rows.append(JournalRow(*_key_in(key), int(time_us), kind, json.loads(body)))
+        return rows
+
+    def claim(self, name: str, owner: str, lease_s: float) -> bool:
+        return bool(self._run(Command("claim", [name, owner, lease_s])))
+
+    def cursor(self, name: str) -> JournalKey | None:
+        found = self._ask(lambda client: client.hget(self._keys[8], name))
+        return None if found is None else _key_in(found)
+
+    def save_cursor(self, name: str, key: JournalKey) -> None:
+        self._write(Command("cursor", [name, _journal_key(key)]), lambda _: None).result()
+
+    def trim(self, position: int) -> int:
+        return self._write(Command("trim", [max(position, 0)]), int).result()
+
+    def purge_records(self) -> int:
+        """Nothing to do: the server forgets records by itself."""
+        self._writable()
+        return 0
+
+    def key_checks(self, mine: Sequence[str]) -> None:
+        if not self._write(Command("checks", mine), bool).result():
+            raise StoreKeyMismatch(
+                "this log was made with other signing keys: give this process the same signing_keys_file as the others"
+            )
+
+    def close(self) -> None:
+        if not self._closing.is_set():
+            self._writer.close()
+            self._closing.set()
+            self._drop_clients()
+
+
+def _position(entry: Any) -> int:
+    return int(entry[0].partition(b"-")[0])
+
+
+def _events(entries: Sequence[Any], after: int, previous: bytes | None) -> list[Event]:
+    """Entries of the stream as events, once positions and chain are seen to hold; without `previous`, from the second on."""
+    events = []
+    for expected, entry in enumerate(entries, after + 1):
+        fields = entry[1]
+        time_us, kind, chain = int(fields[b"t"]), fields[b"k"].decode(), bytes.fromhex(fields[b"c"].decode())
+        follows = previous is None or chain == chained(
+            previous, position=expected, append_time_us=time_us, kind=kind, body=fields[b"b"]
+        )
+        if _position(entry) != expected or not follows:
+            raise EventsVanished(f"event {expected} does not follow from the one before it")
+        events.append(Event(expected, time_us, kind, int(fields[b"v"]), json.loads(fields[b"b"]), chain))
+        previous = chain
+    return events
+
+
+def _journal_key(key: JournalKey) -> bytes:
+    epoch, position, index = (max(0, part) for part in key)
+    return f"{epoch:010d}:{position:016d}:{index:010d}".encode()
+
+
+def _key_in(raw: bytes) -> JournalKey:
+    epoch, position, index = (int(part) for part in raw.split(b":"))
+    return epoch, position, index
