@@ -62,7 +62,7 @@ def test_checkpoint_and_tail_equal_the_whole_refolded_bit_for_bit(clock: Clock, 
         engine.close()
     log = SqliteLog(tmp_path, clock, read_only=True)
     assert encode(refolded(list(log.read(0, 10**6)))) == before
-    checkpoint = log.newest_checkpoint(FOLD_VERSION)
+    checkpoint = log.newest_checkpoint(oldest=FOLD_VERSION, newest=FOLD_VERSION)
     assert checkpoint is not None
     assert checkpoint.body == before
     assert encode(decode(checkpoint.body)) == checkpoint.body

@@ -101,9 +101,9 @@ def test_before_the_log_is_folded_callers_are_told_to_try_again(clock: Clock, mo
     go_on = threading.Event()
     read = MemoryLog.read
 
-    def slow_read(log: MemoryLog, after: int, limit: int) -> Any:
+    def slow_read(log: MemoryLog, after: int, limit: int, *, chain: bytes | None = None) -> Any:
         go_on.wait()
-        return read(log, after, limit)
+        return read(log, after, limit, chain=chain)
 
     with opened_and_closed(clock) as other:
         decision_id = other.route(RouteQuery("code")).id
@@ -262,7 +262,7 @@ def test_a_checkpoint_that_cannot_be_saved_fails_nothing(clock: Clock, monkeypat
         teach(engine, clock, 10)
         assert engine.health() == {"log": False, "fold": True}
     teach(engine, clock, 10)
-    assert engine._log.newest_checkpoint(FOLD_VERSION) is not None
+    assert engine._log.newest_checkpoint(oldest=FOLD_VERSION, newest=FOLD_VERSION) is not None
     engine.close()
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from banditroute import config, receivers
+from banditroute import config, config_local, receivers
 from banditroute.lab import extract, learners, scenario
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
@@ -23,8 +23,9 @@ SECTIONS: list[tuple[str, type[BaseModel]]] = [
     ("`categories.NAME.signal_weights`", config.SignalWeights),
     ("`priors.CATEGORY.MODEL`", config.PriorConfig),
     ("`breaker`", config.BreakerConfig),
-    ("`decision_sink`", config.SinkConfig),
-    ("`server`", config.ServerConfig),
+    ("`decision_sink`", config_local.SinkConfig),
+    ("`redis`", config_local.RedisConfig),
+    ("`server`", config_local.ServerConfig),
     ("`webhooks[]`", receivers.WebhookConfig),
 ]
 HEAD = """# Configuration

@@ -13,28 +13,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from banditroute.config_local import (
+    Count,
+    Fraction,
+    LocalConfig,
+    NonNegative,
+    Positive,
+    RedisConfig,
+    Seconds,
+    ServerConfig,
+    SinkConfig,
+    Strict,
+    Weight,
+    parse_store,
+)
 from banditroute.core.errors import ConfigError, ConfigProblem
 from banditroute.core.settings import ANY_CATEGORY, MAX_FEATURES, MAX_NAME_BYTES, parse_shared
 from banditroute.receivers import WebhookConfig, webhook_problems
 from banditroute.yaml_lines import Lines, read_yaml
 
-MEMORY, SQLITE_SCHEME = "memory:", "sqlite:///"
-
-Positive = Annotated[float, Field(ge=1e-12, le=1e9, allow_inf_nan=False)]
-Seconds = Annotated[float, Field(ge=1e-3, le=1e9, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Weight = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, le=10**9)]
+FEEDBACK_WINDOW_S = (7 * 86400.0, 48 * 3600.0)
+"""Where none is written: on a store of one's own, and on a shared one, which keeps what it remembers in memory."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelConfig(_Strict):
+class ModelConfig(Strict):
     """A model's price table and abilities."""
 
     input_usd_per_mtok: NonNegative = Field(0.0, description="USD per million input tokens")
@@ -46,7 +50,7 @@ class ModelConfig(_Strict):
     tags: list[str] = Field(default_factory=list, description="for required_tags, such as regions and abilities")
 
 
-class FeatureConfig(_Strict):
+class FeatureConfig(Strict):
     """A context feature; it enters the model as (raw - mean) / stddev."""
 
     mean: Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)] = Field(0.0, description="its typical value")
@@ -57,7 +61,7 @@ FLOOR, FLOORS = 0.002, 0.01
 """The floor where none is written, and what the floors of a category's models then take together at most."""
 
 
-class SignalWeights(_Strict):
+class SignalWeights(Strict):
     """What one signal of each kind is worth, in observations; a decision's signals never exceed 1 together."""
 
     rating: Fraction = Field(1.0, description="of a rating")
@@ -66,7 +70,7 @@ class SignalWeights(_Strict):
     retried: Fraction = Field(0.5, description="of retried (0) or not (1)")
 
 
-class CategoryConfig(_Strict):
+class CategoryConfig(Strict):
     """One task category."""
 
     models: list[str] = Field(min_length=1, max_length=256, description="the arms, by name")
@@ -104,7 +108,7 @@ class CategoryConfig(_Strict):
         return self
 
 
-class PriorConfig(_Strict):
+class PriorConfig(Strict):
     """What is believed of an arm beforehand."""
 
     quality: Fraction = Field(description="mean quality, 0 to 1")
@@ -115,7 +119,7 @@ class PriorConfig(_Strict):
     output_tokens: NonNegative | None = Field(None, description="expected tokens of an answer; default: the category's")
 
 
-class BreakerConfig(_Strict):
+class BreakerConfig(Strict):
     """Models whose calls fail (timeouts, rate limits, no connection) are taken out for a while."""
 
     enabled: bool = Field(True, description="take them out")
@@ -134,7 +138,7 @@ class BreakerConfig(_Strict):
         return self
 
 
-class OnboardingConfig(_Strict):
+class OnboardingConfig(Strict):
     """What a model gets that is added to a running log, in each of its categories, while it is new."""
 
     looks: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
@@ -150,40 +154,19 @@ class OnboardingConfig(_Strict):
         return self
 
 
-class SinkConfig(_Strict):
-    """Where decisions are kept for `explain`; never slows Route."""
-
-    enabled: bool = Field(True, description="keep decisions")
-    queue_rows: Count = Field(10_000, description="rows that may wait; more are dropped and counted")
-    retention_days: Positive = Field(30.0, description="days that rows are kept")
-
-
-class ServerConfig(_Strict):
-    """Limits of the gRPC server."""
-
-    max_concurrent_requests: Count = Field(128, description="calls served at once; more are refused with RESOURCE_EXHAUSTED")
-    max_concurrent_feedback: Count = Field(64, description="of those, how many may wait for the log")
-    max_message_bytes: Count = Field(1_048_576, description="bytes of the largest request and response")
-    drain_s: NonNegative = Field(2.0, description="seconds between NOT_SERVING and the stop")
-    grace_s: NonNegative = Field(10.0, description="seconds that running calls get after the stop")
-    max_connection_age_s: Positive = Field(300.0, description="seconds after which a connection is asked to reconnect")
-
-    @model_validator(mode="after")
-    def _leave_room(self) -> ServerConfig:
-        if self.max_concurrent_feedback >= self.max_concurrent_requests:
-            raise ValueError("max_concurrent_feedback must be below max_concurrent_requests, so that Route always finds a thread")
-        return self
-
-
-class ConfigFile(_Strict):
+class ConfigFile(Strict):
     """Everything that a configuration file may hold."""
 
     store: str = Field(
         "sqlite:///./.banditroute",
-        description='where the log is: `sqlite:///FOLDER` (relative to this file) or `"memory:"` (quoted)',
+        description="where the log is: `sqlite:///FOLDER` (relative to this file), `redis://HOST:PORT/DB` and its kin "
+        '(see docs/howto/many-machines.md), or `"memory:"` (quoted); `${NAME}` stands for an environment variable',
     )
+    redis: RedisConfig = Field(default_factory=RedisConfig, description="how a log in Redis is used")
     signing_keys_file: str | None = Field(
-        None, description="keys of decision ids; default: `keys.json` in the store's folder, made at the first start"
+        None,
+        description="keys of decision ids; default: `keys.json` in the store's folder, made at the first start; a store that "
+        "is shared needs it",
     )
     decision_sink: SinkConfig = Field(default_factory=SinkConfig, description="where decisions are kept for `explain`")
     server: ServerConfig = Field(default_factory=ServerConfig, description="limits of the gRPC server")
@@ -192,8 +175,8 @@ class ConfigFile(_Strict):
     log_retention_events: Count = Field(
         5_000_000, description="events kept behind the newest checkpoint; the journal is kept for good"
     )
-    feedback_window_s: Annotated[float, Field(ge=1, le=366 * 86400)] = Field(
-        7 * 86400.0, description="seconds for which a decision takes feedback"
+    feedback_window_s: Annotated[float, Field(ge=1, le=366 * 86400)] | None = Field(
+        None, description="seconds for which a decision takes feedback; default: 7 days, 48 hours where the store is Redis"
     )
     false_alarms_per_million_feedbacks: Annotated[float, Field(ge=0.001, le=100_000)] = Field(
         20.0, description="demotions of a model that is as good as ever, at most, in a million feedbacks"
@@ -205,32 +188,6 @@ class ConfigFile(_Strict):
     priors: dict[str, dict[str, PriorConfig]] = Field(
         default_factory=dict, description="a file's path, or by category (`*`: all not named) and model"
     )
-
-
-def store_folder(url: str) -> str | None:
-    """The folder that a store's URL names; None for a store in memory.
-
-    Raises:
-        ValueError: it is of no known kind; never shows a password.
-    """
-    if url == MEMORY:
-        return None
-    if url.startswith(SQLITE_SCHEME) and len(url) > len(SQLITE_SCHEME):
-        return url.removeprefix(SQLITE_SCHEME)
-    raise ValueError(f"{url.rsplit('@', maxsplit=1)[-1]!r} is no store: use {SQLITE_SCHEME}FOLDER or {MEMORY}")
-
-
-class LocalConfig(NamedTuple):
-    """This process's own settings; paths as written, relative to `folder`."""
-
-    store: str
-    signing_keys_file: str | None
-    decision_sink: SinkConfig
-    server: ServerConfig
-    webhooks: tuple[WebhookConfig, ...]
-    checkpoint_every: int
-    log_retention_events: int
-    folder: Path
 
 
 class Config(NamedTuple):
@@ -257,7 +214,7 @@ def _read_file(path: Path) -> tuple[Any, Lines, str, Path]:
     return *read_yaml(path), str(path), path.parent
 
 
-class _Priors(_Strict):
+class _Priors(Strict):
     priors: dict[str, dict[str, PriorConfig]]
 
 
@@ -292,6 +249,7 @@ def _checked(raw: Any, source: str, lines: Lines, folder: Path) -> Config:
         raise ConfigError(source, [ConfigProblem("", None, str(error))]) from None
     local = LocalConfig(
         file.store,
+        file.redis,
         file.signing_keys_file,
         file.decision_sink,
         file.server,
@@ -306,9 +264,12 @@ def _checked(raw: Any, source: str, lines: Lines, folder: Path) -> Config:
 def _cross_checks(file: ConfigFile) -> list[tuple[tuple[str | int, ...], str]]:
     found: list[tuple[tuple[str | int, ...], str]] = []
     try:
-        store_folder(file.store)
+        store = parse_store(file.store)
     except ValueError as error:
         found.append((("store",), str(error)))
+    else:
+        if store.kind == "redis" and file.signing_keys_file is None:
+            found.append((("signing_keys_file",), "a store that is shared needs it: all replicas sign with the same keys"))
     found.extend(webhook_problems(file.webhooks))
     named: list[tuple[str | int, ...]] = [("models", name) for name in file.models]
     for name, category in file.categories.items():
@@ -346,6 +307,8 @@ SHARED = {
 def _document(file: ConfigFile) -> dict[str, Any]:
     """The canonical document; `cost_reference_usd` may still be null."""
     dumped = file.model_dump(mode="json", include=SHARED)
+    if file.feedback_window_s is None:
+        dumped["feedback_window_s"] = FEEDBACK_WINDOW_S[parse_store(file.store).kind == "redis"]
     for model in dumped["models"].values():
         if model["cached_input_usd_per_mtok"] is None:
             model["cached_input_usd_per_mtok"] = model["input_usd_per_mtok"]

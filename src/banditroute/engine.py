@@ -22,7 +22,7 @@ from banditroute.follower import Follower
 from banditroute.inflight import InFlight
 from banditroute.intake import answered, appended
 from banditroute.journal import JournalTail
-from banditroute.log.base import EventLog, JournalKey
+from banditroute.log.base import Checkpoint, EventLog, JournalKey
 from banditroute.log.sink import DecisionSink, SinkRow
 from banditroute.operate import ArmAction, Operations
 from banditroute.snapshot import Snapshot
@@ -44,6 +44,7 @@ class Engine:
         clock: Unix seconds; the engine reads no other clock for anything that it keeps.
         rng: draws models and makes decision ids.
         shared: the shared configuration to adopt once the log is folded; None takes the log's.
+        stale, keep: see `Follower`.
     """
 
     def __init__(
@@ -58,6 +59,8 @@ class Engine:
         checkpoint_every: int,
         log_retention_events: int,
         threaded: bool,
+        stale: Checkpoint | None = None,
+        keep: Callable[[Checkpoint], object] = lambda checkpoint: None,
     ) -> None:
         self._log, self._sink = log, sink
         self.signer = signer
@@ -69,13 +72,20 @@ class Engine:
         self._follower = Follower(
             log,
             self.tail,
-            begin=lambda: None if shared is None else self._operations.adopt(shared),
+            begin=lambda: self._begin(shared),
             checkpoint_every=checkpoint_every,
             retention=log_retention_events,
             threaded=threaded,
+            stale=stale,
+            keep=keep,
         )
         self._operations = Operations(log, self._follower)
         self._follower.start()
+
+    def _begin(self, shared: Mapping[str, Any] | None) -> None:
+        self._log.key_checks(self.signer.key_checks())  # the log may not have been there when this process started
+        if shared is not None:
+            self._operations.begin(shared)
 
     def attach(self, companion: Companion) -> None:
         """Starts something that reads this engine's log, and closes it before the log."""
@@ -154,6 +164,7 @@ class Engine:
             time_ms * 1e-3 + snapshot.state.settings.feedback_window_us * 1e-6,
             query.category,
             plan,
+            not self._follower.store_ok,
         )
 
     # --- taking feedback ---
@@ -200,7 +211,8 @@ class Engine:
     # --- configuration and operators ---
 
     def reload(self, shared: Mapping[str, Any]) -> int | None:
-        """Adopts a shared configuration; what was learned stays, operator changes stay above it.
+        """Adopts a shared configuration; what was learned stays, operator changes stay above it. A log that other processes
+        share keeps its own, and the difference is logged: see `apply`.
 
         Returns:
             The position of the event, None where nothing changed.
@@ -210,6 +222,16 @@ class Engine:
             StoreError, StaleState.
         """
         return self._operations.reload(shared)
+
+    def apply(self, shared: Mapping[str, Any]) -> int | None:
+        """Adopts a shared configuration, for all processes that share the log; returns as `reload`.
+
+        Raises:
+            ConfigReplaced: another process changed it meanwhile.
+            ConfigError: it cannot be adopted; the old one stays.
+            StoreError, StaleState.
+        """
+        return self._operations.apply(shared)
 
     def set_weights(
         self,
@@ -321,13 +343,19 @@ class Engine:
             fold_version=FOLD_VERSION,
             log_id=self._log.log_id,
             epoch=self._log.epoch,
-            log_position=self._log.tip().position,
+            log_position=self._end_of_log(),
             state_position=state.position,
             start_time=self._start_time,
             skipped_event_count=state.skipped_count,
             dropped_decision_count=self._sink.dropped if self._sink else 0,
             config_fingerprint=state.settings.fingerprint,
         )
+
+    def _end_of_log(self) -> int:
+        try:
+            return self._log.tip().position
+        except StoreUnavailable:
+            return self._follower.snapshot.state.position  # as far as is known here
 
     def health(self) -> Mapping[str, bool]:
         """Component -> whether it is well."""

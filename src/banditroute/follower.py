@@ -5,25 +5,34 @@ Either a thread of its own does so (`threaded`, in the server), or `catch_up` is
 
 from __future__ import annotations
 
-import hashlib
+import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 from banditroute import logs
-from banditroute.core.errors import FoldHalted, StaleState, StoreClosed, StoreError, StoreUnavailable
-from banditroute.core.fold import FOLD_VERSION, learn
+from banditroute.core.errors import (
+    EventsTrimmed,
+    EventsVanished,
+    FoldHalted,
+    StaleState,
+    StoreClosed,
+    StoreError,
+    StoreUnavailable,
+)
+from banditroute.core.fold import learn
 from banditroute.core.sights import Columns
 from banditroute.core.state import INITIAL, State
 from banditroute.core.types import Event, Transition
 from banditroute.journal import JournalTail, tell
-from banditroute.log.base import JOURNALLED, EventLog
-from banditroute.log.checkpoint import checkpoint_of, decode
+from banditroute.log.base import JOURNALLED, Checkpoint, EventLog
+from banditroute.log.checkpoint import checkpoint_of, newest_state, state_of
 from banditroute.snapshot import Snapshot
 
 READ_LIMIT = 512
 SLICE_S = 0.001
 IDLE_WAIT_S = 0.1
+LONGEST_PAUSE_S = 2.0
 
 log = logs.logger("banditroute.engine")
 
@@ -36,6 +45,8 @@ class Follower:
         begin: called once when the log is folded for the first time, before `ready`.
         checkpoint_every: events between two saved states.
         retention: events kept behind the newest checkpoint.
+        stale: a checkpoint to serve from for as long as the log cannot be read at the start.
+        keep: is given every checkpoint that is saved.
     """
 
     def __init__(
@@ -47,14 +58,18 @@ class Follower:
         checkpoint_every: int,
         retention: int,
         threaded: bool,
+        stale: Checkpoint | None = None,
+        keep: Callable[[Checkpoint], object] = lambda checkpoint: None,
     ) -> None:
         self._log, self._tail = event_log, tail
+        self._stale, self._keep = stale, keep
         self._first = begin
         self._checkpoint_every, self._retention = checkpoint_every, retention
         self.snapshot = Snapshot(INITIAL, None)
         self._columns = Columns()
         self.ready = False
         self.store_ok = True
+        self.vanished_count = self.divergence_count = 0
         self._folding = threading.Lock()
         self._progress = threading.Condition()
         self._halted: FoldHalted | None = None
@@ -78,13 +93,9 @@ class Follower:
 
     def _begin(self) -> None:
         """From the newest checkpoint to the end of the log."""
-        checkpoint = self._log.newest_checkpoint(FOLD_VERSION)
-        if checkpoint is not None and checkpoint.position > self.snapshot.state.position:
-            if hashlib.sha256(checkpoint.body).hexdigest() == checkpoint.digest:
-                self._publish(decode(checkpoint.body), grew=True)
-                self._checkpointed = checkpoint.position
-            else:
-                log.warning("the newest checkpoint is damaged; folding the log from its start", position=checkpoint.position)
+        state = newest_state(self._log)
+        if state is not None and state.position > self.snapshot.state.position:
+            self._restart(state)
         self.catch_up()
         self._first()
         self._tail.begin()  # before anybody may change anything
@@ -92,8 +103,26 @@ class Follower:
             self.ready = True
             self._progress.notify_all()
 
+    def _restart(self, state: State) -> None:
+        """Goes on from `state`, whatever was folded before."""
+        self._columns = Columns()
+        self._checkpointed = state.position
+        with self._progress:
+            self.snapshot = Snapshot(state, None)
+            self._progress.notify_all()
+        self._tail.settle(state.position, grew=True)
+
+    def _serve_stale(self) -> None:
+        """Publishes what this process knew the last time, once."""
+        checkpoint, self._stale = self._stale, None
+        state = None if checkpoint is None or self.snapshot.state.position else state_of(checkpoint)
+        if state is not None:
+            self._restart(state)
+            log.warning("the log cannot be read; serving from the last checkpoint on this machine", position=state.position)
+
     def _follow(self) -> None:
         """The folding thread."""
+        pause = IDLE_WAIT_S
         try:
             while not self._stop.is_set():
                 try:
@@ -108,9 +137,14 @@ class Follower:
                 except StoreClosed:
                     return
                 except StoreError as error:
+                    if self.store_ok:
+                        log.warning("log cannot be read; trying again", error=str(error))
                     self.store_ok = False
-                    log.warning("log cannot be read; trying again", error=str(error))
-                    self._stop.wait(IDLE_WAIT_S)
+                    self._serve_stale()
+                    pause = min(LONGEST_PAUSE_S, 2 * pause)
+                    self._stop.wait(pause * random.uniform(0.5, 1.0))  # not all replicas at once
+                else:
+                    pause = IDLE_WAIT_S
         except FoldHalted as error:
             log.critical("folding stopped; routing goes on from the last state", error=str(error))
         except Exception as error:
@@ -129,10 +163,36 @@ class Follower:
         """
         with self._folding:
             while True:
-                events = self._log.read(self.snapshot.state.position, READ_LIMIT)
+                state = self.snapshot.state
+                # Up to where all replicas compare their states.
+                limit = min(READ_LIMIT, self._checkpoint_every - state.position % self._checkpoint_every)
+                try:
+                    events = self._log.read(state.position, limit, chain=state.chain)
+                except (EventsVanished, EventsTrimmed) as error:
+                    self._reload(error)
+                    continue
                 if not events:
                     return
                 self._fold(events)
+
+    def _reload(self, error: EventsVanished | EventsTrimmed) -> None:
+        """What was folded is not on the log any more, or what comes next is not: goes on from the newest checkpoint that is.
+
+        Raises:
+            EventsTrimmed: there is none to go on from.
+        """
+        held = self.snapshot.state
+        if isinstance(error, EventsVanished):
+            self._log.rewound()
+            self.vanished_count += 1
+        state = newest_state(self._log)
+        if isinstance(error, EventsTrimmed) and (state is None or state.position <= held.position):
+            raise EventsTrimmed(
+                f"{error}; no checkpoint there is of a version that this banditroute knows: start the version that wrote it"
+            )
+        state = state or INITIAL
+        log.error("going back to the newest checkpoint on the log", cause=str(error), held=held.position, position=state.position)
+        self._restart(state)
 
     def _fold(self, events: Sequence[Event]) -> None:
         state = self.snapshot.state
@@ -154,7 +214,7 @@ class Follower:
             if transitions:  # before the state that has seen them: folded again, they are the same
                 tell(self._log.record_transitions(transitions))
             self._publish(state, grew=grew)
-        if state.position - self._checkpointed >= self._checkpoint_every:
+        if state.position % self._checkpoint_every == 0 and state.position > self._checkpointed:
             self._try_checkpoint(state)
 
     def _publish(self, state: State, *, grew: bool) -> None:
@@ -173,10 +233,23 @@ class Follower:
             log.warning("no checkpoint was saved", error=str(error))
 
     def _checkpoint(self, state: State) -> None:
-        self._log.save_checkpoint(checkpoint_of(state))
+        checkpoint = checkpoint_of(state)
+        digest = self._log.save_checkpoint(checkpoint)
         self._checkpointed = state.position
+        if digest not in (None, checkpoint.digest):
+            self._diverged(state)
+            return
+        self._keep(checkpoint)
         self._log.trim(state.position - self._retention)
         self._log.purge_records()
+
+    def _diverged(self, held: State) -> None:
+        """Another replica folded the same events to another state, and saved its own first: that is the one that counts."""
+        self.divergence_count += 1
+        state = newest_state(self._log)
+        log.error("this state differs from the one that was saved for its position; taking that one", position=held.position)
+        if state is not None:
+            self._restart(state)
 
     # --- waiting ---
 
@@ -200,13 +273,18 @@ class Follower:
     def wait_ready(self, timeout_s: float) -> bool:
         """Waits until the log is folded for the first time; not for ever where that failed."""
         with self._progress:
-            self._progress.wait_for(lambda: self.ready or self._stop.is_set() or bool(self._halted or self._failed), timeout_s)
-            return self.ready
+            self._progress.wait_for(lambda: self.serving or self._stop.is_set() or bool(self._halted or self._failed), timeout_s)
+            return self.serving
+
+    @property
+    def serving(self) -> bool:
+        """Whether there is a state to decide from: the log's, or the last one known while the log cannot be read."""
+        return self.ready or (self.snapshot.state.position > 0 and not self.store_ok)
 
     def health(self) -> Mapping[str, bool]:
         """Component -> whether it is well."""
         going = not self._stop.is_set()
-        return {"log": self.store_ok and going, "fold": self.ready and self._halted is None and self._failed is None and going}
+        return {"log": self.store_ok and going, "fold": self.serving and self._halted is None and self._failed is None and going}
 
     def close(self) -> None:
         """Stops, and saves a checkpoint if that can be done. Idempotent."""

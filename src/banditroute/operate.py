@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import enum
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from banditroute import logs
 from banditroute.config import resolved
 from banditroute.core.errors import (
     ConfigError,
     ConfigProblem,
+    ConfigReplaced,
     EtagMismatch,
     FieldViolation,
     InvalidRequest,
@@ -26,6 +28,8 @@ from banditroute.follower import Follower
 from banditroute.log.base import EventLog
 
 FOLD_WAIT_S = 30.0
+
+log = logs.logger("banditroute.engine")
 
 
 class ArmAction(enum.StrEnum):
@@ -43,26 +47,58 @@ class Operations:
         self._log, self._follower = log, follower
         self._changing = threading.Lock()
 
+    def begin(self, shared: Mapping[str, Any]) -> int | None:
+        """What a start and SIGHUP do with the configuration file: adopt it; but a log that is shared keeps its own, unless it
+        has none yet, and the difference is told."""
+        held = self._follower.snapshot.state
+        if not self._log.shared:
+            return self.adopt(shared)
+        if held.config_position == 0:
+            try:
+                return self.adopt(shared)
+            except ConfigReplaced:  # by another replica that starts now
+                self._follower.catch_up()
+                held = self._follower.snapshot.state
+        if document_fingerprint(resolved(shared, held.document)) != held.settings.fingerprint:
+            log.warning(
+                "this configuration file differs from the shared configuration in force, which stays: "
+                "`banditroute apply FILE` changes it for all replicas",
+                in_force=held.settings.fingerprint[:12],
+                position=held.config_position,
+            )
+        return None
+
     def adopt(self, shared: Mapping[str, Any]) -> int | None:
-        """Appends a configuration that differs from the one in force; its position, None where nothing differs."""
+        """Appends a configuration that differs from the one in force; its position, None where nothing differs.
+
+        Raises:
+            ConfigReplaced: another process changed it meanwhile.
+        """
         held = self._follower.snapshot.state
         document = resolved(shared, held.document)
         fingerprint = document_fingerprint(document)
         if fingerprint == held.settings.fingerprint:
             return None
         body = {"document": document, "fingerprint": fingerprint, "replaces": held.config_position}
-        return self._append(EventKind.CONFIG, body)
+        return self._append(EventKind.CONFIG, body, replaces=held.config_position)
 
-    def _append(self, kind: EventKind, body: Mapping[str, Any]) -> int:
-        position = self._log.append(kind, body).result().position
+    def _append(self, kind: EventKind, body: Mapping[str, Any], *, replaces: int | None = None) -> int:
+        position = self._log.append(kind, body, replaces=replaces).result().position
         self._follower.reach(position, FOLD_WAIT_S)
         return position
 
     def reload(self, shared: Mapping[str, Any]) -> int | None:
         """See `Engine.reload`."""
+        return self._checked(self.begin, shared)
+
+    def apply(self, shared: Mapping[str, Any]) -> int | None:
+        """See `Engine.apply`."""
+        return self._checked(self.adopt, shared)
+
+    def _checked(self, change: Callable[[Mapping[str, Any]], int | None], shared: Mapping[str, Any]) -> int | None:
         with self._changing:
             try:
-                return self.adopt(shared)
+                return change(shared)
             except (ValueError, KeyError, TypeError) as error:
                 raise ConfigError("<reload>", [ConfigProblem("", None, str(error))]) from error
 

@@ -10,31 +10,84 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from banditroute.config import Config, LocalConfig, store_folder
+from banditroute.config import Config
+from banditroute.config_local import LocalConfig, Store, parse_store
 from banditroute.core.errors import ConfigError, ConfigProblem, StoreKeyMismatch, StoreUnavailable
 from banditroute.engine import Engine
 from banditroute.log.base import EventLog
+from banditroute.log.local_checkpoint import Held, LocalCheckpoint
 from banditroute.log.memory import MemoryLog
+from banditroute.log.redis import RedisLog
 from banditroute.log.sink import DecisionSink
 from banditroute.log.sqlite import SqliteLog
+from banditroute.presence import Presence
 from banditroute.receivers import read_receivers
+from banditroute.redis_address import Durability
 from banditroute.tokens import MIN_SECRET_BYTES, SigningKey, TokenSigner
 from banditroute.webhook import Webhook
 
 KEYS_FILE = "keys.json"
 
 
+def store_of(local: LocalConfig, store: str | None = None) -> Store:
+    """What the configuration's `store` (or the one given) says.
+
+    Raises:
+        ConfigError: it is of no known kind.
+    """
+    try:
+        return parse_store(store or local.store)
+    except ValueError as error:
+        raise ConfigError("<store>", [ConfigProblem("", None, str(error))]) from None
+
+
 def state_directory(local: LocalConfig, store: str | None = None) -> Path | None:
-    """The folder of a SQLite store; None for a store in memory.
+    """The folder of a SQLite store; None for others.
 
     Raises:
         ConfigError: the store's URL is of no known kind.
     """
-    try:
-        folder = store_folder(store or local.store)
-    except ValueError as error:
-        raise ConfigError("<store>", [ConfigProblem("", None, str(error))]) from None
-    return None if folder is None else local.folder / folder
+    found = store_of(local, store)
+    return local.folder / found.folder if found.kind == "sqlite" else None
+
+
+def open_log(
+    local: LocalConfig,
+    *,
+    store: str | None = None,
+    clock: Callable[[], float] = time.time,
+    read_only: bool = False,
+    known: tuple[str, int] | None = None,
+) -> EventLog:
+    """The configuration's log.
+
+    Args:
+        read_only: for looking at it while others may own it.
+        known: see `RedisLog`.
+
+    Raises:
+        ConfigError, StoreInUse, StoreTooNew, StoreUnavailable, StoreUnfit. A store in memory cannot be looked at.
+    """
+    found = store_of(local, store)
+    if found.address is not None:
+        return RedisLog(
+            found.address,
+            namespace=local.redis.namespace,
+            durability=Durability.parse(local.redis.durability),
+            timeout_s=local.redis.timeout_s,
+            known=known,
+            read_only=read_only,
+        )
+    if found.kind == "sqlite":
+        return SqliteLog(local.folder / found.folder, clock, read_only=read_only)
+    if read_only:
+        raise StoreUnavailable("a store in memory can be read only by its own process: use sqlite:///FOLDER, or ask the server")
+    return MemoryLog(clock)
+
+
+def local_checkpoint(local: LocalConfig) -> LocalCheckpoint:
+    """Where a shared log's last checkpoint is kept on this machine."""
+    return LocalCheckpoint(local.folder / local.redis.checkpoint_folder / f"{local.redis.namespace}.checkpoint")
 
 
 def open_engine(
@@ -60,19 +113,27 @@ def open_engine(
     now = clock or time.time
     rng = random.Random(seed if seed is not None else secrets.randbits(256))
     directory = state_directory(local, store)
+    shared = store_of(local, store).kind == "redis"
     receivers = read_receivers(local.webhooks, local.folder) if threaded else []
+    here = local_checkpoint(local) if shared and local.redis.stale_start == "allow" else None
+    held = None if here is None else here.load()
     log: EventLog
     sink = None
-    if directory is None:
+    if directory is None and not shared:
         log = MemoryLog(now, log_id=None if seed is None else f"seed-{seed}")
-        keys = read_keys(local.folder / local.signing_keys_file) if local.signing_keys_file else [new_key("k1", rng)]
     else:
-        log = SqliteLog(directory, now)
+        log = open_log(local, store=store, clock=now, known=None if held is None else held[:2])
     try:
         if directory is not None:
             keys = load_keys(local, directory, fresh=log.tip().position == 0)
+        elif local.signing_keys_file:
+            keys = read_keys(local.folder / local.signing_keys_file)
+        elif shared:
+            raise ConfigError("<store>", [ConfigProblem("signing_keys_file", None, "a store that is shared needs it")])
+        else:
+            keys = [new_key("k1", rng)]
         signer = TokenSigner(keys, log.log_id)
-        log.key_checks(signer.key_checks())
+        _check_keys(log, signer, may_be_away=held is not None)
         if directory is not None and local.decision_sink.enabled:
             settings = local.decision_sink
             sink = DecisionSink(directory, queue_rows=settings.queue_rows, retention_s=settings.retention_days * 86400.0)
@@ -85,7 +146,9 @@ def open_engine(
             shared=config.shared,
             checkpoint_every=local.checkpoint_every,
             log_retention_events=local.log_retention_events,
-            threaded=threaded,
+            threaded=threaded or shared,  # others append to it all the time
+            stale=None if held is None else held.checkpoint,
+            keep=(lambda checkpoint: None) if here is None else lambda c: here.save(Held(log.log_id, log.epoch, c)),
         )
     except BaseException:
         if sink is not None:
@@ -94,7 +157,17 @@ def open_engine(
         raise
     for receiver in receivers:
         engine.attach(Webhook(receiver, event_log=log, tail=engine.tail, clock=now))
+    if isinstance(log, RedisLog):
+        engine.attach(Presence(log, lambda: engine.snapshot.state.position))
     return engine
+
+
+def _check_keys(log: EventLog, signer: TokenSigner, *, may_be_away: bool) -> None:
+    try:
+        log.key_checks(signer.key_checks())
+    except StoreUnavailable:
+        if not may_be_away:
+            raise
 
 
 def load_keys(local: LocalConfig, directory: Path, *, fresh: bool) -> list[SigningKey]:
@@ -125,6 +198,18 @@ def load_keys(local: LocalConfig, directory: Path, *, fresh: bool) -> list[Signi
     except OSError as error:
         raise StoreUnavailable(f"{path} cannot be written: {error.strerror}") from error
     return [key]
+
+
+def held_keys(local: LocalConfig) -> list[SigningKey]:
+    """The signing keys as they are now; none where they are in another process's memory only.
+
+    Raises:
+        ConfigError, StoreKeyMismatch.
+    """
+    directory = state_directory(local)
+    if directory is not None:
+        return load_keys(local, directory, fresh=False)
+    return read_keys(local.folder / local.signing_keys_file) if local.signing_keys_file else []
 
 
 def new_key(name: str, rng: random.Random) -> SigningKey:

@@ -43,7 +43,7 @@ def read_whole(directory: Path) -> list[Event]:
             state, skipped = learn(state, event)
             assert not skipped
         assert log.tip() == (len(events), previous)
-        checkpoint = log.newest_checkpoint(FOLD_VERSION)
+        checkpoint = log.newest_checkpoint(oldest=FOLD_VERSION, newest=FOLD_VERSION)
         if checkpoint is not None and checkpoint.position == len(events):
             assert checkpoint.body == encode(state)
         return events

@@ -42,7 +42,7 @@ class LogSuite(FeedbackSuite):
         assert log.tip() == (0, b"")
         assert log.read(0, 10) == []
         assert log.journal(before=None, limit=10) == []
-        assert log.newest_checkpoint(1) is None
+        assert log.newest_checkpoint(oldest=1, newest=1) is None
         assert log.record(key_of(1)) is None
         assert log.log_id
         assert log.epoch == 1
@@ -210,9 +210,9 @@ class LogSuite(FeedbackSuite):
         log.save_checkpoint(checkpoint_at(events[3], body=b"four"))
         log.save_checkpoint(checkpoint_at(events[1], body=b"two"))
         log.save_checkpoint(checkpoint_at(events[2], version=2, body=b"three"))
-        assert log.newest_checkpoint(1) == checkpoint_at(events[3], body=b"four")
-        assert log.newest_checkpoint(2) == checkpoint_at(events[2], version=2, body=b"three")
-        assert log.newest_checkpoint(3) is None
+        assert log.newest_checkpoint(oldest=1, newest=1) == checkpoint_at(events[3], body=b"four")
+        assert log.newest_checkpoint(oldest=2, newest=2) == checkpoint_at(events[2], version=2, body=b"three")
+        assert log.newest_checkpoint(oldest=3, newest=3) is None
 
     def test_a_checkpoint_of_another_log_is_ignored(self, log: EventLog) -> None:
         events = appended(log, 6)
@@ -221,14 +221,14 @@ class LogSuite(FeedbackSuite):
             log.save_checkpoint(checkpoint_at(event, chain=b"another log's...", body=b"foreign"))
         log.save_checkpoint(Checkpoint(99, events[-1].chain, 1, "", b"behind the end"))
         log.save_checkpoint(Checkpoint(0, b"", 1, "", b"before the start"))
-        assert log.newest_checkpoint(1) == checkpoint_at(events[1])
+        assert log.newest_checkpoint(oldest=1, newest=1) == checkpoint_at(events[1])
 
     def test_few_checkpoints_are_kept(self, log: EventLog) -> None:
         """Seen from outside: the versions of the older ones are gone."""
         events = appended(log, 8)
         for event in events:
             log.save_checkpoint(checkpoint_at(event, version=event.position))
-        kept = [version for version in range(1, 9) if log.newest_checkpoint(version)]
+        kept = [version for version in range(1, 9) if log.newest_checkpoint(oldest=version, newest=version)]
         assert kept == list(range(9 - KEPT_CHECKPOINTS, 9))
 
     def test_trim_stops_before_the_newest_checkpoint(self, log: EventLog) -> None:
@@ -243,7 +243,7 @@ class LogSuite(FeedbackSuite):
         with pytest.raises(StoreUnavailable, match="trimmed"):
             log.read(1, 100)
         assert log.trim(100) == 3
-        assert log.newest_checkpoint(1) == checkpoint_at(events[5])
+        assert log.newest_checkpoint(oldest=1, newest=1) == checkpoint_at(events[5])
         assert log.read(6, 100) == events[6:]
         with pytest.raises(StoreUnavailable, match="trimmed"):
             log.read(0, 100)
@@ -286,7 +286,7 @@ class LogSuite(FeedbackSuite):
             log.tip,
             lambda: log.record(key_of(1)),
             lambda: log.save_checkpoint(checkpoint_at(event)),
-            lambda: log.newest_checkpoint(1),
+            lambda: log.newest_checkpoint(oldest=1, newest=1),
             lambda: log.record_transitions([]),
             lambda: log.journal(before=None, limit=1),
             lambda: log.journal_after(None, 1),
@@ -370,7 +370,7 @@ class LogSuite(FeedbackSuite):
             assert all_events(again) == events
             assert again.record(key_of(2)) == record
             assert again.journal(before=None, limit=10) == rows
-            assert again.newest_checkpoint(1) == checkpoint_at(events[3])
+            assert again.newest_checkpoint(oldest=1, newest=1) == checkpoint_at(events[3])
             assert again.record_transitions([Transition(3, 1, 7, "event_skipped", {"n": 1})]) == []
             assert again.cursor("reader") == (1, 3, 1)
             with pytest.raises(StoreKeyMismatch):
@@ -399,6 +399,6 @@ class LogSuite(FeedbackSuite):
             more = appended(again, 1)
             assert more[0].append_time_us == events[-1].append_time_us
             assert_chained(more, events[-1].chain)
-            assert again.newest_checkpoint(1) == checkpoint_at(events[-1])
+            assert again.newest_checkpoint(oldest=1, newest=1) == checkpoint_at(events[-1])
         finally:
             again.close()

@@ -10,7 +10,7 @@ from redis_servers import RedisServer, binaries, serving
 
 from banditroute.log.base import EventLog
 from banditroute.log.redis import RedisLog
-from banditroute.log.redis_link import Durability, parse_address
+from banditroute.redis_address import Durability, parse_address
 
 SERVERS = binaries()
 

@@ -92,7 +92,7 @@ def test_others_may_read_while_it_is_owned_and_when_not(log: SqliteLog, tmp_path
         assert list(reader.read(0, 3)) == events
         assert reader.tip().position == 4
         assert reader.record(key_of(1)) is not None
-        assert reader.newest_checkpoint(1) == checkpoint_at(events[1])
+        assert reader.newest_checkpoint(oldest=1, newest=1) == checkpoint_at(events[1])
         assert [row.position for row in reader.journal(before=None, limit=9)] == [3, 2, 1]
         with pytest.raises(StoreUnavailable, match="read-only"):
             reader.append(EventKind.OPERATOR, {})

@@ -17,7 +17,7 @@ from banditroute.config import load
 from banditroute.explain import Explanation, Judgement, assemble
 from banditroute.log.sink import find_decision
 from banditroute.tokens import TokenSigner
-from banditroute.wiring import load_keys
+from banditroute.wiring import held_keys
 
 NO_ROW = (
     "The decision sink has no row of it (switched off, expired, dropped, or not written yet), so this is what the id itself says."
@@ -42,10 +42,10 @@ def explain(
     """Tell why a model was chosen, why not the others, and what feedback followed. Reads only."""
     held = load(config)
     with stored(held) as found:
-        token = TokenSigner(load_keys(held.local, found.directory, fresh=False), found.log.log_id).verify(decision_id)
+        token = TokenSigner(held_keys(held.local), found.log.log_id).verify(decision_id)
         explanation = assemble(
             token,
-            find_decision(found.directory, token.decision),
+            None if found.directory is None else find_decision(found.directory, token.decision),
             found.log.record(token.decision),
             features=found.state.schemas.get(token.schema.hex()),
         )

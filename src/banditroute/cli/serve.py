@@ -14,12 +14,12 @@ import typer
 from banditroute import logs
 from banditroute.cli.errors import UNUSABLE, say
 from banditroute.cli.options import ADMIN_ADDRESS, ROUTER_ADDRESS, address
-from banditroute.config import Config, LocalConfig, load
+from banditroute.config import Config, load
 from banditroute.core.errors import ConfigError, StoreError
 from banditroute.engine import Engine
 from banditroute.server import ListenFailed, Server, ServerSettings, serve_until_signalled
-from banditroute.tokens import SigningKey, TokenSigner
-from banditroute.wiring import load_keys, open_engine, read_keys, state_directory
+from banditroute.tokens import TokenSigner
+from banditroute.wiring import held_keys, open_engine
 
 READY_POLL_S = 0.05
 
@@ -93,7 +93,7 @@ def _reloader(engine: Engine, path: Path, started_with: Config) -> Callable[[], 
 
 def _reload(engine: Engine, path: Path, started_with: Config) -> None:
     fresh = load(path)
-    keys = _keys(fresh.local, started_with.local)
+    keys = held_keys(fresh.local._replace(store=started_with.local.store, folder=started_with.local.folder))
     signer = TokenSigner(keys, engine.info().log_id) if keys else engine.signer
     held = engine.signer
     engine.replace_signer(signer)
@@ -106,11 +106,3 @@ def _reload(engine: Engine, path: Path, started_with: Config) -> None:
     waiting = sorted(field for field, value in now.items() if value != before[field] and field != "signing_keys_file")
     if waiting:
         log.warning("these settings take effect at the next start", fields=waiting)
-
-
-def _keys(local: LocalConfig, started_with: LocalConfig) -> list[SigningKey]:
-    """The signing keys as they are now; none where they are in this process's memory only."""
-    directory = state_directory(started_with)
-    if directory is not None:
-        return load_keys(local, directory, fresh=False)
-    return read_keys(local.folder / local.signing_keys_file) if local.signing_keys_file else []

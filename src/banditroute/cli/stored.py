@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from banditroute.config import Config
-from banditroute.core.errors import StoreUnavailable
-from banditroute.core.fold import FOLD_VERSION, learn
+from banditroute.core.fold import learn
 from banditroute.core.state import INITIAL, State
-from banditroute.log.checkpoint import decode
-from banditroute.log.sqlite import LOG_FILE, SqliteLog
-from banditroute.wiring import state_directory
+from banditroute.log.base import EventLog
+from banditroute.log.checkpoint import newest_state
+from banditroute.log.sqlite import LOG_FILE
+from banditroute.wiring import open_log, state_directory, store_of
 
 READ_LIMIT = 4096
 
@@ -22,8 +21,8 @@ READ_LIMIT = 4096
 class Stored(NamedTuple):
     """A log, open for reading, and the state that it folds to."""
 
-    directory: Path
-    log: SqliteLog
+    directory: Path | None
+    log: EventLog
     state: State
 
 
@@ -33,8 +32,9 @@ def has_state(config: Config) -> bool:
     Raises:
         ConfigError: the store's URL is of no known kind.
     """
+    kind = store_of(config.local).kind
     directory = state_directory(config.local)
-    return directory is not None and (directory / LOG_FILE).exists()
+    return kind == "redis" or (directory is not None and (directory / LOG_FILE).exists())
 
 
 @contextmanager
@@ -46,19 +46,15 @@ def stored(config: Config) -> Iterator[Stored]:
         StoreUnavailable: there is nothing to read, or it is a store in memory.
         StoreTooNew, FoldHalted: made by a newer banditroute.
     """
-    directory = state_directory(config.local)
-    if directory is None:
-        raise StoreUnavailable("a store in memory can be read only by its own process: use sqlite:///FOLDER, or ask the server")
-    log = SqliteLog(directory, time.time, read_only=True)
+    log = open_log(config.local, read_only=True)
     try:
-        yield Stored(directory, log, _folded(log))
+        yield Stored(state_directory(config.local), log, _folded(log))
     finally:
         log.close()
 
 
-def _folded(log: SqliteLog) -> State:
-    checkpoint = log.newest_checkpoint(FOLD_VERSION)
-    state = INITIAL if checkpoint is None else decode(checkpoint.body)
+def _folded(log: EventLog) -> State:
+    state = newest_state(log) or INITIAL
     while events := log.read(state.position, READ_LIMIT):
         for event in events:
             state, _ = learn(state, event)

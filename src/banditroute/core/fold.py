@@ -40,7 +40,10 @@ from banditroute.core.state import CategoryState, State, half_lives, present_fac
 from banditroute.core.types import Event, EventKind, Transition
 
 FOLD_VERSION = 4
-"""Raised whenever the same events would give another state. Checkpoints of another version are not used."""
+"""Raised whenever the same events would give another state. An event is folded by the rules of the version that it is stamped
+with, or of the oldest that this build still has: on a shared log all replicas change at the same event."""
+OLDEST_FOLD_VERSION = 4
+"""Checkpoints of an older version are not used: the log is folded again from its start."""
 
 MEANS_EVERY, VARIANCES_EVERY = 64, 1024
 YOUNG, MEANS_EVERY_YOUNG = 1024, 8

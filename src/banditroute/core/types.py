@@ -141,6 +141,8 @@ class Decision(NamedTuple):
     expire_time: float
     category: str
     plan: Plan
+    state_stale: bool = False
+    """Whether the store is away: what other processes learn meanwhile is missing."""
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:

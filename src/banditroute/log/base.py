@@ -121,8 +121,8 @@ class EventLog(abc.ABC):
         """
 
     @abc.abstractmethod
-    def newest_checkpoint(self, fold_version: int) -> Checkpoint | None:
-        """The newest one of that fold version that lies on this log (position and chain)."""
+    def newest_checkpoint(self, *, oldest: int, newest: int) -> Checkpoint | None:
+        """The newest one of those fold versions, both included, that lies on this log (position and chain)."""
 
     @abc.abstractmethod
     def record_transitions(self, transitions: Sequence[Transition]) -> Sequence[Transition]:

@@ -10,15 +10,18 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from banditroute import logs
 from banditroute.core.breaker import Breaker
 from banditroute.core.drift import Pair, Recovery, Reference, Stream
 from banditroute.core.evidence import Ageing, Cell, Usage
-from banditroute.core.fold import FOLD_VERSION
+from banditroute.core.fold import FOLD_VERSION, OLDEST_FOLD_VERSION
 from banditroute.core.pool import Pool, Pooled
 from banditroute.core.settings import EMPTY, Feature, canonical_json, parse_shared
 from banditroute.core.shift import Row, Shift, Span
 from banditroute.core.state import CategoryState, ModelState, State
-from banditroute.log.base import Checkpoint
+from banditroute.log.base import Checkpoint, EventLog
+
+logger = logs.logger("banditroute.log")
 
 
 def encode(state: State) -> bytes:
@@ -150,3 +153,17 @@ def checkpoint_of(state: State) -> Checkpoint:
     """The checkpoint of a state; its digest is what replicas compare."""
     body = encode(state)
     return Checkpoint(state.position, state.chain, FOLD_VERSION, hashlib.sha256(body).hexdigest(), body)
+
+
+def newest_state(log: EventLog) -> State | None:
+    """The state of the newest checkpoint that this build can use; None where there is none, or it is damaged."""
+    checkpoint = log.newest_checkpoint(oldest=OLDEST_FOLD_VERSION, newest=FOLD_VERSION)
+    return None if checkpoint is None else state_of(checkpoint)
+
+
+def state_of(checkpoint: Checkpoint) -> State | None:
+    """The state that a checkpoint holds; None where it is damaged."""
+    if hashlib.sha256(checkpoint.body).hexdigest() == checkpoint.digest:
+        return decode(checkpoint.body)
+    logger.warning("a checkpoint is damaged, and not used", position=checkpoint.position)
+    return None

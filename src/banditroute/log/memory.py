@@ -142,11 +142,11 @@ class MemoryLog(EventLog):
             self._checkpoints = sorted(c for c in (*kept, checkpoint) if self._holds(c))[-KEPT_CHECKPOINTS:]
             return checkpoint.digest
 
-    def newest_checkpoint(self, fold_version: int) -> Checkpoint | None:
+    def newest_checkpoint(self, *, oldest: int, newest: int) -> Checkpoint | None:
         with self._lock:
             self._open()
             for checkpoint in reversed(self._checkpoints):
-                if checkpoint.fold_version == fold_version and self._holds(checkpoint):
+                if oldest <= checkpoint.fold_version <= newest and self._holds(checkpoint):
                     return checkpoint
         return None
 

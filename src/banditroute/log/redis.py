@@ -42,8 +42,9 @@ from banditroute.log.base import (
     Tip,
     chained,
 )
-from banditroute.log.redis_link import Address, Durability, Link, check_server, store_errors
+from banditroute.log.redis_link import Link, Server, check_server, store_errors
 from banditroute.log.redis_writer import SCRIPT, Command, FeedbackWork, Plain, Writer, random_places, run
+from banditroute.redis_address import Address, Durability
 
 FORMAT_VERSION = 1
 READ_CONNECTIONS = 8
@@ -63,6 +64,8 @@ class RedisLog(EventLog):
         namespace: names the log; logs of different namespaces on one server know nothing of each other.
         durability: when what was appended counts as kept.
         timeout_s: how long one command may take.
+        known: id and epoch of the log, from this process's last time: then the server may be away at the start, and is looked
+            for whenever it is needed.
         clock: Unix seconds in place of the server's clock, for tests.
         read_only: appends nothing, and makes no log where there is none.
 
@@ -81,6 +84,7 @@ class RedisLog(EventLog):
         namespace: str,
         durability: Durability,
         timeout_s: float,
+        known: tuple[str, int] | None = None,
         clock: Callable[[], float] | None = None,
         read_only: bool = False,
     ) -> None:
@@ -89,40 +93,59 @@ class RedisLog(EventLog):
         self._record_prefix = f"{tag}r:".encode()
         self._now = None if clock is None else lambda: int(clock() * 1e6)
         self._read_only = read_only
+        self._durability = durability
         self._closing = threading.Event()
         self._places = random_places()
         self._link = Link(address, key=f"{tag}meta", timeout_s=timeout_s)
         self._clients: dict[str, redis.Redis] = {}
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()
+        self._server: Server | None = None
+        self.log_id, self.epoch = known or ("", 0)
+        self._read_epoch = self.epoch or 1
         try:
-            server = check_server(self._client("read"), durability)
-            self._identify(uuid.uuid4().hex)
+            self._meet()
+        except StoreUnavailable:
+            self._drop_clients()
+            if known is None:
+                raise
         except BaseException:
             self._drop_clients()
             raise
-        self.server = server.shown
-        self._writer = Writer(
-            lambda: self._link.client(connections=1, timeout_s=2 * timeout_s),
-            self._keys,
-            durability=durability,
-            wait=durability.wait(timeout_s, waitaof=server.waitaof),
-            now=self._now,
-        )
+        self._writer = Writer(self._writing_client, self._keys, durability=durability, now=self._now)
+
+    def _meet(self) -> Server:
+        """What the server is, once it and the log on it were found to be what is expected."""
+        with self._opening:
+            if self._server is None:
+                server = check_server(self._client("read"), self._durability)
+                self._identify(self.log_id or uuid.uuid4().hex)
+                self._server = server
+            return self._server
 
     def _identify(self, log_id: str) -> None:
         """Takes the log's id and epoch; makes a log with `log_id` where there is none."""
-        if self._read_only:
-            meta, _ = self._keys[:2]
-            found: Any = self._ask(lambda client: client.hmget(meta, ["format", "log_id", "epoch"]))
-            if found[0] is None:
-                raise StoreUnavailable("no log of this namespace on this server: nothing was served from there yet")
-        else:
-            found = self._run(Command("open", [FORMAT_VERSION, log_id]))
+        client: Any = self._client("read")
+        with store_errors():
+            if self._read_only:
+                found = client.hmget(self._keys[0], ["format", "log_id", "epoch"])
+            else:
+                found = _run(client, self._keys, Command("open", [FORMAT_VERSION, log_id, FOLD_VERSION]), self._now)
+        if found[0] is None:
+            raise StoreUnavailable("no log of this namespace on this server: nothing was served from there yet")
         if int(found[0]) > FORMAT_VERSION:
             raise StoreTooNew(
                 f"the log in Redis has format {int(found[0])}, this banditroute knows up to {FORMAT_VERSION}: upgrade banditroute"
             )
-        self.log_id, self.epoch = found[1].decode(), int(found[2])
+        if self.log_id and found[1].decode() != self.log_id:
+            raise StoreUnavailable("this is another log than the one that this process has served from: start it again")
+        self.log_id, self.epoch = found[1].decode(), max(self.epoch, int(found[2]))
+
+    def _writing_client(self) -> tuple[redis.Redis, Sequence[str | int] | None]:
+        """A connection to write with, and the command that returns once what came before is kept."""
+        server = self._meet()
+        timeout_s = self._link.timeout_s
+        client = self._link.client(connections=1, timeout_s=2 * timeout_s)
+        return client, self._durability.wait(timeout_s, waitaof=server.waitaof)
 
     # --- asking the server ---
 
@@ -146,10 +169,12 @@ class RedisLog(EventLog):
         if self._closing.is_set():
             raise StoreClosed("the log is closed")
         try:
+            self._meet()
             with store_errors():
                 yield
         except StoreUnavailable:
-            self._drop_clients()  # the server may be elsewhere by now
+            self._drop_clients()  # the server may be elsewhere by now, and another one
+            self._server = None
             raise
 
     def _ask(self, question: Callable[[Any], Found]) -> Found:
@@ -158,15 +183,7 @@ class RedisLog(EventLog):
 
     def _run(self, command: Command) -> Any:
         """The script's reply, at once and without waiting for durability."""
-
-        def question(client: Any) -> Any:
-            try:
-                return run(client, self._keys, command, self._now)
-            except NoScriptError:
-                client.script_load(SCRIPT)
-                return run(client, self._keys, command, self._now)
-
-        return self._ask(question)
+        return self._ask(lambda client: _run(client, self._keys, command, self._now))
 
     def _write(self, command: Command, meaning: Callable[[Any], Found]) -> Future[Found]:
         self._writable()
@@ -186,11 +203,11 @@ class RedisLog(EventLog):
         def meaning(reply: Any) -> Event:
             if reply[0] != b"ok":
                 raise ConfigReplaced(f"the configuration was changed by another process at position {int(reply[1])}")
-            _, position, time_us, chain = reply
-            return Event(int(position), int(time_us), kind.value, FOLD_VERSION, body, bytes.fromhex(chain.decode()))
+            _, position, time_us, chain, version = reply
+            return Event(int(position), int(time_us), kind.value, int(version), body, bytes.fromhex(chain.decode()))
 
         journalled = int(kind in JOURNALLED)
-        arguments = [kind.value, FOLD_VERSION, raw, journalled, "" if replaces is None else replaces]
+        arguments = [kind.value, raw, journalled, "" if replaces is None else replaces]
         return self._write(Command("append", arguments), meaning)
 
     def append_feedback(self, feedback: FeedbackAppend) -> Future[FeedbackReceipt]:
@@ -213,7 +230,6 @@ class RedisLog(EventLog):
         (log_id, epoch, end), entries = self._ask(question)
         if log_id is None or log_id.decode() != self.log_id:
             raise EventsVanished("the log is gone from the Redis server: it was emptied, or replaced by one that lacks it")
-        self.epoch = int(epoch)
         if int(end) < after:
             if chain is None:
                 return []
@@ -225,7 +241,9 @@ class RedisLog(EventLog):
                 raise EventsVanished(f"event {after} is not the one that was read before")
         if _position(entries[0]) != after + 1 if entries else int(end) > after:
             raise EventsTrimmed(f"events behind {after} were trimmed: start from a checkpoint")
-        return _events(entries[:limit], after, previous)
+        events = _events(entries[:limit], after, previous)
+        self.epoch = self._read_epoch = int(epoch)
+        return events
 
     def wait(self, after: int, timeout_s: float) -> bool:
         until = time.monotonic() + timeout_s
@@ -259,8 +277,19 @@ class RedisLog(EventLog):
         return None if found is None else json.loads(found)
 
     def rewound(self) -> None:
-        self._identify(self.log_id)
-        self.epoch = int(self._run(Command("rewound", [self.epoch])))
+        with self._opening, store_errors():
+            self._identify(self.log_id)  # makes it anew where the server was emptied: ids that were given out stay good
+        self.epoch = self._read_epoch = int(self._run(Command("rewound", [self._read_epoch])))
+
+    def announce(self, replica: str, said: str, lease_s: float) -> tuple[int, Mapping[str, str]]:
+        """Says that a replica is there, for `lease_s` seconds (0: it leaves), and what it says of itself.
+
+        Returns:
+            The fold version that all replicas that are there can do, and so do; and what each says.
+        """
+        version, *there = self._run(Command("replica", [replica, FOLD_VERSION, said, lease_s]))
+        texts = [each.decode() for each in there]
+        return int(version), dict(zip(texts[::2], texts[1::2], strict=True))
 
     # --- checkpoints, journal, housekeeping ---
 
@@ -269,8 +298,8 @@ class RedisLog(EventLog):
         command = Command("checkpoint", [position, chain.hex(), version, digest, body, KEPT_CHECKPOINTS])
         return self._write(command, lambda reply: None if reply[0] == b"off" else reply[1].decode()).result()
 
-    def newest_checkpoint(self, fold_version: int) -> Checkpoint | None:
-        found = self._run(Command("newest", [fold_version]))
+    def newest_checkpoint(self, *, oldest: int, newest: int) -> Checkpoint | None:
+        found = self._run(Command("newest", [oldest, newest]))
         if not found:
             return None
         head = json.loads(found[0])
@@ -337,6 +366,14 @@ class RedisLog(EventLog):
             self._writer.close()
             self._closing.set()
             self._drop_clients()
+
+
+def _run(client: Any, keys: Sequence[bytes], command: Command, now: Callable[[], int] | None) -> Any:
+    try:
+        return run(client, keys, command, now)
+    except NoScriptError:
+        client.script_load(SCRIPT)
+        return run(client, keys, command, now)
 
 
 def _position(entry: Any) -> int:

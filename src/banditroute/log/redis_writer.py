@@ -21,11 +21,11 @@ import redis
 from redis.exceptions import NoScriptError
 
 from banditroute.core.errors import FeedbackWindowOver, StoreClosed, StoreError, StoreUnavailable
-from banditroute.core.fold import FOLD_VERSION
 from banditroute.core.settings import canonical_json
 from banditroute.core.types import FeedbackReceipt
 from banditroute.log.base import PURGED, SKEW_US, FeedbackAppend, merged_feedback
-from banditroute.log.redis_link import Durability, unavailable
+from banditroute.log.redis_link import unavailable
+from banditroute.redis_address import Durability
 
 GROUP_SIZE = 512
 MAX_QUEUED = 10_000
@@ -112,7 +112,7 @@ class FeedbackWork:
         body = b"" if merged.body is None else self._placed(canonical_json(merged.body))
         kept = self._placed(canonical_json(merged.merge.record))
         observed: Argument = "" if feedback.observe_us is None else feedback.observe_us
-        arguments: list[Argument] = [feedback.decision["category"], FOLD_VERSION, self._known, body, kept]
+        arguments: list[Argument] = [feedback.decision["category"], self._known, body, kept]
         arguments += [observed, made_us, feedback.expire_us, SKEW_US]
         assert self.key is not None
         return Command("feedback", arguments, (self.key,))
@@ -164,23 +164,23 @@ class Writer:
     """See the module's text.
 
     Args:
-        client: opens a client with one connection: after an error, a new one.
+        client: opens a client with one connection, after an error a new one; and says with which command to wait until what
+            came before is kept.
         keys: the log's own, as the script expects them.
-        wait: the command that returns once what came before is kept.
         now: the time in microseconds that the script is told; None: the server's own.
     """
 
     def __init__(
         self,
-        client: Callable[[], redis.Redis],
+        client: Callable[[], tuple[redis.Redis, Sequence[str | int] | None]],
         keys: Sequence[bytes],
         *,
         durability: Durability,
-        wait: Sequence[Argument] | None,
         now: Callable[[], int] | None,
     ) -> None:
         self._open, self._keys = client, keys
-        self._durability, self._wait, self._now = durability, wait, now
+        self._durability, self._now = durability, now
+        self._wait: Sequence[str | int] | None = None
         self._client: redis.Redis | None = None
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._failures, self._away_until = 0, 0.0
@@ -257,7 +257,7 @@ class Writer:
     def _round(self, works: Sequence[Work]) -> list[Work]:
         """Sends each work once; gives those that are to be sent again. What raises concerns all."""
         if self._client is None:
-            self._client = self._open()
+            self._client, self._wait = self._open()
         sent: list[Work] = []
         done: list[Work] = []
         later: list[Work] = []

@@ -303,10 +303,11 @@ class SqliteLog(EventLog):
         digest: str | None = self._submit(run).result()
         return digest
 
-    def newest_checkpoint(self, fold_version: int) -> Checkpoint | None:
+    def newest_checkpoint(self, *, oldest: int, newest: int) -> Checkpoint | None:
         rows = self._query(
-            f"SELECT * FROM checkpoints WHERE fold_version = ? AND {_ON_LOG} ORDER BY position DESC LIMIT 1",  # noqa: S608
-            (fold_version,),
+            f"SELECT * FROM checkpoints WHERE fold_version BETWEEN ? AND ? AND {_ON_LOG} "  # noqa: S608
+            "ORDER BY position DESC LIMIT 1",
+            (oldest, newest),
         )
         return Checkpoint(*rows[0]) if rows else None
 

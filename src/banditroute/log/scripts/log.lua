@@ -21,7 +21,7 @@ end
 
 -- The end of the log and its time, which never falls; nothing where there is no log.
 local function tip()
-  local held = redis.call('HMGET', META, 'position', 'chain', 'time_us', 'config', 'window', 'window_used')
+  local held = redis.call('HMGET', META, 'position', 'chain', 'time_us', 'config', 'window', 'window_used', 'fold')
   if not held[1] then return nil end
   local now = math.max(tonumber(held[3]), clock())
   return tonumber(held[1]), held[2], now, held
@@ -47,20 +47,20 @@ local function push(position, chain, now, kind, version, body)
   return chain
 end
 
--- kind, fold version, body, journalled (0 or 1), the position of the configuration that this one replaces (or empty)
+-- kind, body, journalled (0 or 1), the position of the configuration that this one replaces (or empty)
 local function append()
   local position, chain, now, held = tip()
   if not position then return redis.error_reply(GONE) end
-  local kind, version, body, journalled, replaces = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+  local kind, body, journalled, replaces = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
   if replaces ~= '' and replaces ~= held[4] then return { 'replaced', held[4] } end
   position = position + 1
   local at, time = digits(position), digits(now)
-  chain = push(position, chain, now, kind, version, body)
+  chain = push(position, chain, now, kind, held[7], body)
   if kind == 'config' then redis.call('HSET', META, 'config', at) end
   if journalled == '1' then
     note(tonumber(redis.call('HGET', META, 'epoch')), position, 0, time .. ' ' .. kind .. ' ' .. body)
   end
-  return { 'ok', at, time, chain }
+  return { 'ok', at, time, chain, held[7] }
 end
 
 -- A record may be gone although its decision could still be answered: where the window was made longer
@@ -78,13 +78,13 @@ local function windows(held, now, window)
   end
 end
 
--- category, fold version, the record as known (empty: none), body (empty: no event is due), record,
+-- category, the record as known (empty: none), body (empty: no event is due), record,
 -- when it was observed (empty: now), when the decision was made and its id expires, skew; in microseconds
 local function feedback()
   local position, chain, now, held = tip()
   if not position then return redis.error_reply(GONE) end
-  local category, version, known, body, record = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
-  local observed, made, expire, skew = ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
+  local category, known, body, record = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+  local observed, made, expire, skew = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
   if now > expire then
     redis.call('HSET', META, 'time_us', digits(now)) -- a clock that jumps back does not open the window again
     return { 'over' }
@@ -104,7 +104,7 @@ local function feedback()
     position = position + 1
     at = digits(position)
     if not found then ordinal = digits(redis.call('HINCRBY', ORDINALS, category, 1)) end
-    push(position, chain, now, 'feedback', version, filled(body, at, time, ordinal))
+    push(position, chain, now, 'feedback', held[7], filled(body, at, time, ordinal))
   end
   windows(held, now, expire - made)
   local lives = math.max(left, math.ceil((expire + skew - now) / 1000))
@@ -165,10 +165,10 @@ local function checkpoint()
   return { 'ok', digest }
 end
 
--- fold version
+-- the oldest and the newest fold version that will do
 local function newest()
   for _, found in ipairs(on_log()) do
-    if found[3] == tonumber(ARGV[3]) then
+    if found[3] >= tonumber(ARGV[3]) and found[3] <= tonumber(ARGV[4]) then
       return { redis.call('HGET', CHECKPOINTS, found[1]), redis.call('HGET', BODIES, found[1]) }
     end
   end
@@ -216,7 +216,7 @@ local function checks()
   return 1
 end
 
--- format, a log id in case there is none
+-- format, a log id in case there is none, the fold version of a new log
 local function open()
   redis.call('HSETNX', META, 'format', ARGV[3])
   redis.call('HSETNX', META, 'log_id', ARGV[4])
@@ -225,6 +225,7 @@ local function open()
   redis.call('HSETNX', META, 'chain', '')
   redis.call('HSETNX', META, 'time_us', '0')
   redis.call('HSETNX', META, 'config', '0')
+  redis.call('HSETNX', META, 'fold', ARGV[5])
   return redis.call('HMGET', META, 'format', 'log_id', 'epoch')
 end
 
@@ -236,20 +237,36 @@ local function rewound()
   return redis.call('HGET', META, 'epoch')
 end
 
--- replica, what it says of itself (JSON), seconds that this is good for (0: it is gone). Gives all that are there.
+-- replica, the newest fold version that it knows, what it says of itself, seconds that this is good for (0: it is gone).
+-- Once all that are there know a newer version than the log's, that is the log's. Gives the log's, and all that are there.
 local function replica()
   local now = clock()
-  local all = redis.call('HGETALL', REPLICAS)
-  for i = 1, #all, 2 do
-    if tonumber(cjson.decode(all[i + 1]).until_us) < now then redis.call('HDEL', REPLICAS, all[i]) end
-  end
-  if tonumber(ARGV[5]) > 0 then
-    local said = cjson.encode({ said = ARGV[4], until_us = digits(now + tonumber(ARGV[5]) * 1e6) })
-    redis.call('HSET', REPLICAS, ARGV[3], said)
+  if tonumber(ARGV[6]) > 0 then
+    local until_us = digits(now + tonumber(ARGV[6]) * 1e6)
+    redis.call('HSET', REPLICAS, ARGV[3], cjson.encode({ fold = tonumber(ARGV[4]), said = ARGV[5], until_us = until_us }))
   else
     redis.call('HDEL', REPLICAS, ARGV[3])
   end
-  return redis.call('HGETALL', REPLICAS)
+  local known = nil
+  local there = {}
+  local all = redis.call('HGETALL', REPLICAS)
+  for i = 1, #all, 2 do
+    local each = cjson.decode(all[i + 1])
+    if tonumber(each.until_us) < now then
+      redis.call('HDEL', REPLICAS, all[i])
+    else
+      known = math.min(known or each.fold, each.fold)
+      there[#there + 1] = all[i]
+      there[#there + 1] = each.said
+    end
+  end
+  local held = redis.call('HGET', META, 'fold')
+  if not held then return redis.error_reply(GONE) end
+  if known and known > tonumber(held) then
+    held = digits(known)
+    redis.call('HSET', META, 'fold', held)
+  end
+  return { held, unpack(there) }
 end
 
 local command = ARGV[1]
