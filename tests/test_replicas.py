@@ -22,6 +22,7 @@ from banditroute.engine import Engine
 from banditroute.log.checkpoint import encode
 from banditroute.log.redis import RedisLog
 from banditroute.redis_address import Durability, parse_address
+from banditroute.router import Router
 from banditroute.wiring import open_engine
 
 SERVERS = binaries()
@@ -174,7 +175,7 @@ def test_while_the_store_is_away_route_goes_on_and_feedback_says_so(replicas: Re
     assert two.submit(report(decision.id, 0.5)).result().state_position == 22
     same_position(one, two)
     assert encode(one.snapshot.state) == encode(two.snapshot.state)
-    assert one._follower.vanished_count == two._follower.vanished_count == 0
+    assert one._follower.rewind_count == two._follower.rewind_count == 0
 
 
 def test_events_that_vanish_are_noticed_and_unlearned(replicas: Replicas, server: RedisServer) -> None:
@@ -184,7 +185,7 @@ def test_events_that_vanish_are_noticed_and_unlearned(replicas: Replicas, server
     same_position(one, two)
     assert isinstance(one._log, RedisLog)
     one._log._client("read").flushall()
-    until(lambda: one._follower.vanished_count == two._follower.vanished_count == 1)
+    until(lambda: one._follower.rewind_count == two._follower.rewind_count == 1)
     until(lambda: one.snapshot.state.feedback_count == two.snapshot.state.feedback_count == 0)
     assert one._log.epoch == two._log.epoch == 2
     one.apply(load(replicas.document()).shared)
@@ -230,3 +231,11 @@ def test_newer_rules_of_folding_begin_once_all_replicas_know_them(server: RedisS
     assert [event.fold_version for event in old.read(0, 9)] == [version, version + 1]
     old.close()
     new.close()
+
+
+def test_routers_in_two_processes_share_what_they_learn(server: RedisServer, replicas: Replicas) -> None:
+    with Router.from_config(replicas.document()) as one, Router.from_config(replicas.document()) as two:
+        decision = one.route("chat")
+        receipt = two.feedback(decision.id, eval_score=0.9)
+        until(lambda: one.engine.snapshot.state.position == receipt.state_position)
+        assert two.category("chat").arms == one.category("chat").arms

@@ -349,6 +349,9 @@ class Engine:
             skipped_event_count=state.skipped_count,
             dropped_decision_count=self._sink.dropped if self._sink else 0,
             config_fingerprint=state.settings.fingerprint,
+            state_stale=not self._follower.store_ok,
+            rewind_count=self._follower.rewind_count,
+            divergence_count=self._follower.divergence_count,
         )
 
     def _end_of_log(self) -> int:

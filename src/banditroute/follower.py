@@ -69,7 +69,7 @@ class Follower:
         self._columns = Columns()
         self.ready = False
         self.store_ok = True
-        self.vanished_count = self.divergence_count = 0
+        self.rewind_count = self.divergence_count = 0
         self._folding = threading.Lock()
         self._progress = threading.Condition()
         self._halted: FoldHalted | None = None
@@ -184,7 +184,7 @@ class Follower:
         held = self.snapshot.state
         if isinstance(error, EventsVanished):
             self._log.rewound()
-            self.vanished_count += 1
+            self.rewind_count += 1
         state = newest_state(self._log)
         if isinstance(error, EventsTrimmed) and (state is None or state.position <= held.position):
             raise EventsTrimmed(

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from banditroute.config import load
-from banditroute.core.errors import FieldViolation, InvalidRequest
+from banditroute.core.errors import FieldViolation, InvalidRequest, StoreUnavailable
 from banditroute.core.types import (
     Attempt,
     CategoryReport,
@@ -23,6 +23,8 @@ from banditroute.core.types import (
 )
 from banditroute.engine import Engine
 from banditroute.wiring import open_engine
+
+START_WAIT_S = 300.0
 
 
 class Router:
@@ -57,9 +59,13 @@ class Router:
             seed: makes a run repeatable.
 
         Raises:
-            ConfigError, StoreInUse, StoreTooNew, StoreKeyMismatch, StoreUnavailable.
+            ConfigError, StoreInUse, StoreTooNew, StoreKeyMismatch, StoreUnavailable, StoreUnfit.
         """
-        return cls(open_engine(load(source), store=store, clock=clock, seed=seed, threaded=False))
+        engine = open_engine(load(source), store=store, clock=clock, seed=seed, threaded=False)
+        if not engine.wait_ready(START_WAIT_S):
+            engine.close()
+            raise StoreUnavailable(f"the log could not be read to its end in {START_WAIT_S:g} s; try again")
+        return cls(engine)
 
     def route(
         self,

@@ -283,3 +283,6 @@ class EngineInfo(NamedTuple):
     skipped_event_count: int
     dropped_decision_count: int
     config_fingerprint: str
+    state_stale: bool = False
+    rewind_count: int = 0
+    divergence_count: int = 0

@@ -70,6 +70,7 @@ def encode_decision(decision: Decision, *, explain: bool) -> pb.RouteResponse:
         expected_quality=decision.expected_quality,
         expected_cost_usd=decision.expected_cost_usd,
         state_position=decision.state_position,
+        state_stale=decision.state_stale,
     )
     expire_time, expire_s = response.expire_time, int(decision.expire_time)
     expire_time.seconds = expire_s

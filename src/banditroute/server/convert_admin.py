@@ -202,6 +202,9 @@ def encode_info(info: EngineInfo) -> pb.GetServerInfoResponse:
         skipped_event_count=info.skipped_event_count,
         dropped_decision_count=info.dropped_decision_count,
         config_fingerprint=info.config_fingerprint,
+        state_stale=info.state_stale,
+        rewind_count=info.rewind_count,
+        divergence_count=info.divergence_count,
     )
 
 

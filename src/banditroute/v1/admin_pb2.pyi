@@ -725,6 +725,9 @@ class GetServerInfoResponse(_message.Message):
     SKIPPED_EVENT_COUNT_FIELD_NUMBER: _builtins.int
     DROPPED_DECISION_COUNT_FIELD_NUMBER: _builtins.int
     CONFIG_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    STATE_STALE_FIELD_NUMBER: _builtins.int
+    REWIND_COUNT_FIELD_NUMBER: _builtins.int
+    DIVERGENCE_COUNT_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     fold_version: _builtins.int
     log_id: _builtins.str
@@ -739,6 +742,12 @@ class GetServerInfoResponse(_message.Message):
     """Rows that the decision sink dropped because it was full."""
     config_fingerprint: _builtins.str
     """SHA-256 of the shared configuration in force."""
+    state_stale: _builtins.bool
+    """The store is away: log_position is the last one known."""
+    rewind_count: _builtins.int
+    """Times that events were gone from the log which this process had learned from, so that it went back to a checkpoint."""
+    divergence_count: _builtins.int
+    """Times that this process's state differed from the one that another replica saved for the same position; it took that one."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -754,10 +763,13 @@ class GetServerInfoResponse(_message.Message):
         skipped_event_count: _builtins.int = ...,
         dropped_decision_count: _builtins.int = ...,
         config_fingerprint: _builtins.str = ...,
+        state_stale: _builtins.bool = ...,
+        rewind_count: _builtins.int = ...,
+        divergence_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_fingerprint", b"config_fingerprint", "dropped_decision_count", b"dropped_decision_count", "epoch", b"epoch", "fold_version", b"fold_version", "log_id", b"log_id", "log_position", b"log_position", "skipped_event_count", b"skipped_event_count", "start_time", b"start_time", "state_position", b"state_position", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_fingerprint", b"config_fingerprint", "divergence_count", b"divergence_count", "dropped_decision_count", b"dropped_decision_count", "epoch", b"epoch", "fold_version", b"fold_version", "log_id", b"log_id", "log_position", b"log_position", "rewind_count", b"rewind_count", "skipped_event_count", b"skipped_event_count", "start_time", b"start_time", "state_position", b"state_position", "state_stale", b"state_stale", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

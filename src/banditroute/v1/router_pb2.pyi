@@ -341,6 +341,7 @@ class RouteResponse(_message.Message):
     STATE_POSITION_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
+    STATE_STALE_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.str
     """Signed and self-contained; pass it to Feedback. Readable by whoever holds it."""
     model: _builtins.str
@@ -353,6 +354,8 @@ class RouteResponse(_message.Message):
     expected_cost_usd: _builtins.float
     state_position: _builtins.int
     """The position of the log up to which the answering state had learned."""
+    state_stale: _builtins.bool
+    """The store is away: this is decided from what was known before, without what others learn meanwhile."""
     @_builtins.property
     def fallback_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The other eligible models, best first; those whose breaker is half open last. One whose breaker is open is not among them."""
@@ -378,10 +381,11 @@ class RouteResponse(_message.Message):
         state_position: _builtins.int = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         candidates: _abc.Iterable[Global___Candidate] | None = ...,
+        state_stale: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "decision_id", b"decision_id", "decision_reason", b"decision_reason", "expected_cost_usd", b"expected_cost_usd", "expected_quality", b"expected_quality", "expire_time", b"expire_time", "fallback_models", b"fallback_models", "model", b"model", "propensity", b"propensity", "state_position", b"state_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "decision_id", b"decision_id", "decision_reason", b"decision_reason", "expected_cost_usd", b"expected_cost_usd", "expected_quality", b"expected_quality", "expire_time", b"expire_time", "fallback_models", b"fallback_models", "model", b"model", "propensity", b"propensity", "state_position", b"state_position", "state_stale", b"state_stale"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
