@@ -51,6 +51,7 @@ bench: $(STAMP) ## benchmarks: ratios against ceilings taken in the same run, JS
 	@OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/banditroute bench --json > build/bench.json && cat build/bench.json
 
 simulations: $(STAMP) ## play every shipped scenario and rewrite simulations/results.md (about half an hour)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers]' || echo "no peers: none of their packages for this Python"
 	@OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python tools/simulations.py
 
 check: lint types proto-check test ## everything CI runs

@@ -1,7 +1,7 @@
 """Plays every shipped scenario and writes simulations/results.md: `make simulations`.
 
-Data sets of the environments' names in BANDITROUTE_DATA take their place. Runs are kept in build/simulations, so an
-interrupted one is resumed.
+Data sets of the environments' names in BANDITROUTE_DATA take their place. Peers play where they are installed. Runs are kept in
+build/simulations, so an interrupted one is resumed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 import structlog
 
 from banditroute.lab.finding import finder, shipped
+from banditroute.lab.peers import installed_peers
 from banditroute.lab.results import Estimate
 from banditroute.lab.runs import default_jobs, run_tasks
 from banditroute.lab.scenario import load_scenario, settings_of
@@ -48,6 +49,7 @@ def main() -> None:
         if given.only and name not in given.only:
             continue
         spec = load_scenario(path)
+        spec = spec.model_copy(update={"policies": tuple(dict.fromkeys((*spec.policies, *installed_peers())))})
         if given.seeds:
             spec = spec.model_copy(update={"seeds": given.seeds})
         settings = settings_of(spec, find=finder(path, data if data.is_dir() else None, prompts=spec.features is not None))

@@ -16,6 +16,7 @@ from banditroute.config import read_priors
 from banditroute.lab.datasets import Dataset, half_of, make_priors, split, write_priors
 from banditroute.lab.finding import find_scenario, find_source_or_worlds, finder
 from banditroute.lab.learners import POLICIES
+from banditroute.lab.peers import PEERS, installed_peers
 from banditroute.lab.replay import simulate as replay
 from banditroute.lab.results import ROUTER
 from banditroute.lab.runs import Backend, default_jobs
@@ -127,8 +128,11 @@ def _refuse_unfit(
     policies: Sequence[str], *, at: Sequence[int], requests: int, compared: Half | None, clashes: Mapping[str, object]
 ) -> None:
     """What can be told to be wrong before any file is read. Raises typer.BadParameter."""
-    if unknown := [name for name in policies if name not in POLICIES]:
-        raise typer.BadParameter(f"no policy {', '.join(unknown)}; known: {', '.join(POLICIES)}", param_hint="--policy")
+    known = (*POLICIES, *PEERS)
+    if unknown := [name for name in policies if name not in known]:
+        raise typer.BadParameter(f"no policy {', '.join(unknown)}; known: {', '.join(known)}", param_hint="--policy")
+    if missing := [name for name in policies if name in PEERS and name not in installed_peers()]:
+        raise typer.BadParameter(f"{', '.join(missing)} needs an extra: pip install 'banditroute[peers]'", param_hint="--policy")
     if late := [str(count) for count in at if count > requests]:
         raise typer.BadParameter(f"{', '.join(late)} is after the last of {requests} requests", param_hint="--at")
     if compared and ROUTER not in policies:

@@ -12,6 +12,7 @@ import importlib
 import logging
 import random
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,8 +20,14 @@ import numpy as np
 from banditroute.core.baselines import Utility
 from banditroute.lab.course import Course, Phase
 
-PEERS = ("vowpalwabbit", "mabwiser", "paretobandit")
+_PACKAGES = {"vowpalwabbit": "vowpalwabbit", "mabwiser": "mabwiser", "paretobandit": "pareto_bandit"}
+PEERS = tuple(_PACKAGES)
 """What can be played where the extra `peers` is installed."""
+
+
+def installed_peers() -> tuple[str, ...]:
+    """Those of PEERS that can be played here."""
+    return tuple(name for name, package in _PACKAGES.items() if find_spec(package) is not None)
 
 
 class _Library(Protocol):

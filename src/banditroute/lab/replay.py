@@ -17,6 +17,7 @@ import numpy as np
 from banditroute.lab.datasets import inverted
 from banditroute.lab.learners import POLICIES, Begun
 from banditroute.lab.outcome import Outcome
+from banditroute.lab.peers import PEERS
 from banditroute.lab.results import INVERTED, ROUTER, WARM, PolicyResult, Simulation, WeightResult
 from banditroute.lab.router_policy import Priors
 from banditroute.lab.runs import Progress, Setting, Task, default_jobs, run_tasks
@@ -54,8 +55,9 @@ def simulate(
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name} is {count}; give at least 1")
-    if unknown := [policy for policy in policies if policy not in POLICIES]:
-        raise ValueError(f"unknown policies {', '.join(unknown)}; known: {', '.join(POLICIES)}")
+    known = (*POLICIES, *PEERS)
+    if unknown := [policy for policy in policies if policy not in known]:
+        raise ValueError(f"unknown policies {', '.join(unknown)}; known: {', '.join(known)}")
     if outside := [str(count) for count in at if not 1 <= count <= requests]:
         raise ValueError(f"no request {', '.join(outside)} in a run of {requests}; give 1 to {requests}")
     begun = {} if priors_in is None else {ROUTER: Begun(priors_in)}
