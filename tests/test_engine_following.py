@@ -270,17 +270,19 @@ def test_a_checkpoint_that_cannot_be_saved_fails_nothing(clock: Clock, monkeypat
 
 
 def test_decisions_reach_the_sink_and_closing_waits_for_them(clock: Clock, tmp_path: Path) -> None:
-    from banditroute.log.sink import find_decision
+    from banditroute.log.sink_sqlite import SqliteSinkReader
 
     engine = opened(clock, tmp_path, decision_sink={"enabled": True})
     made = [engine.route(RouteQuery("code", input_tokens=i)) for i in range(20)]
     keys = [engine.signer.verify(decision.id).decision for decision in made]
     engine.close()
     for i, (key, decision) in enumerate(zip(keys, made, strict=True)):
-        found = find_decision(tmp_path, key)
+        found = SqliteSinkReader(tmp_path).find(key)
         assert found is not None
-        assert found["request"] == {"input_tokens": i}
-        assert {c["model"]: c["propensity"] for c in found["candidates"]}[decision.model] == decision.propensity
+        assert found.request == {"input_tokens": i}
+        assert found.category == "code"
+        assert found.chosen is not None
+        assert (found.chosen.model, found.chosen.propensity) == (decision.model, decision.propensity)
 
 
 def test_a_full_sink_does_not_stop_routing(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,8 @@ from banditroute.inflight import InFlight
 from banditroute.intake import answered, appended
 from banditroute.journal import JournalTail
 from banditroute.log.base import Checkpoint, EventLog, JournalKey
-from banditroute.log.sink import DecisionSink, SinkRow
+from banditroute.log.sink import DecisionSink
+from banditroute.log.sink_codec import SinkRow
 from banditroute.operate import ArmAction, Operations
 from banditroute.snapshot import Snapshot
 from banditroute.tokens import DecisionToken, TokenSigner, uuid7
@@ -150,7 +151,7 @@ class Engine:
         )
         self._in_flight.started(query.category, chosen.model, decision_key)
         if self._sink is not None:
-            self._sink.put(SinkRow(decision_key, time_ms, why, query, plan))
+            self._sink.put(SinkRow(decision_key, time_ms, why, query, plan, choice))
         models = plan.models
         return Decision(
             self.signer.sign(token),

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from banditroute.core.reward import SEPARATOR, USAGE_FIELDS
-from banditroute.core.types import ErrorKind, Exclusion, Reason
+from banditroute.core.types import Candidate, ErrorKind, Exclusion, Reason
+from banditroute.log.sink_codec import KeptDecision
 from banditroute.tokens import DecisionToken
 
 EXCLUSIONS: Mapping[Exclusion, str] = {
@@ -95,19 +96,19 @@ class Explanation(NamedTuple):
 
 
 def assemble(
-    token: DecisionToken, row: Mapping[str, Any] | None, record: Mapping[str, Any] | None, *, features: Sequence[str] | None
+    token: DecisionToken, row: KeptDecision | None, record: Mapping[str, Any] | None, *, features: Sequence[str] | None
 ) -> Explanation:
     """The explanation of the decision that `token` stands for.
 
     Args:
-        row: the sink's (see `log.sink.find_decision`); None where it has none.
+        row: the sink's; None where it has none.
         record: the log's (see `core/reward.py`); None where no feedback came.
         features: the names of the context's values; None where the schema is not known.
     """
     names = features if features is not None and len(features) == len(token.context) else None
     context = {(names[i] if names else f"feature {i + 1}"): value for i, value in enumerate(token.context)}
-    candidates: Sequence[Mapping[str, Any]] = row["candidates"] if row else ()
-    chosen = next((c for c in candidates if c["model"] == token.model), None)
+    candidates = row.candidates if row else ()
+    chosen = next((candidate for candidate in candidates if candidate.model == token.model), None)
     signals, attempts = _followed(record)
     return Explanation(
         decision=str(uuid.UUID(bytes=token.decision)),
@@ -120,9 +121,9 @@ def assemble(
         input_tokens=token.input_tokens,
         state_position=token.state_position,
         context=context,
-        reason=row["reason"] if row else "",
-        why=_why(Reason[row["reason"]], chosen, candidates) if row and chosen else "",
-        request=row["request"] if row else {},
+        reason=row.reason.name if row else "",
+        why=_why(row.reason, chosen, candidates) if row and chosen else "",
+        request=row.request if row else {},
         options=tuple(_option(c, chosen) for c in _ranked(candidates)) if chosen else (),
         signals=signals,
         attempts=attempts,
@@ -130,50 +131,50 @@ def assemble(
     )
 
 
-def _ranked(candidates: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Those that could serve first, best first."""
-    return sorted(candidates, key=lambda c: (c["exclusion"] is not None, -c["utility_mean"]))
+    return sorted(candidates, key=lambda c: (c.exclusion is not None, -c.utility_mean))
 
 
-def _why(reason: Reason, chosen: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]) -> str:
-    others = [c for c in _ranked(candidates) if c["exclusion"] is None and c["model"] != chosen["model"]]
-    model, share = chosen["model"], f"{100 * chosen['propensity']:.3g} %"
+def _why(reason: Reason, chosen: Candidate, candidates: Sequence[Candidate]) -> str:
+    others = [c for c in _ranked(candidates) if c.exclusion is None and c.model != chosen.model]
+    model, share = chosen.model, f"{100 * chosen.propensity:.3g} %"
     if reason is Reason.ONLY_ELIGIBLE or not others:
         return f"{model} was the only model that could serve this request."
     best = others[0]
-    against = f"{chosen['utility_mean']:.3f} against {best['utility_mean']:.3f} of {best['model']}"
+    against = f"{chosen.utility_mean:.3f} against {best.utility_mean:.3f} of {best.model}"
     if reason is Reason.BEST:
         return f"{model} had the highest expected utility ({against}), and so was drawn with probability {share}."
     if reason is Reason.FLOOR:
         return f"{model} was drawn at the floor of {share} that every model is given so that it stays known ({against})."
     if reason is Reason.PROBE:
         return f"{model} was asked to see whether it has recovered, with probability {share} ({against})."
-    lead = f"{best['utility_mean']:.3f} against {chosen['utility_mean']:.3f}"
-    return f"{model} was drawn to learn, with probability {share}: {best['model']} looked better ({lead}), but not surely."
+    lead = f"{best.utility_mean:.3f} against {chosen.utility_mean:.3f}"
+    return f"{model} was drawn to learn, with probability {share}: {best.model} looked better ({lead}), but not surely."
 
 
-def _option(candidate: Mapping[str, Any], chosen: Mapping[str, Any]) -> Option:
-    is_chosen = candidate["model"] == chosen["model"]
-    excluded = candidate["exclusion"]
+def _option(candidate: Candidate, chosen: Candidate) -> Option:
+    is_chosen = candidate.model == chosen.model
+    excluded = candidate.exclusion
     comparison = ""
     if is_chosen:
         verdict = "chosen"
     elif excluded is not None:
-        verdict = f"could not serve: {EXCLUSIONS[Exclusion(excluded)]}"
+        verdict = f"could not serve: {EXCLUSIONS[excluded]}"
     else:
-        verdict = "looked better" if candidate["utility_mean"] > chosen["utility_mean"] else "worth less"
-        comparison = f"quality {candidate['quality_mean'] - chosen['quality_mean']:+.3f}"
-        if chosen["expected_cost_usd"] > 0:
-            comparison += f", {candidate['expected_cost_usd'] / chosen['expected_cost_usd']:.3g} × the cost"
+        verdict = "looked better" if candidate.utility_mean > chosen.utility_mean else "worth less"
+        comparison = f"quality {candidate.quality_mean - chosen.quality_mean:+.3f}"
+        if chosen.expected_cost_usd > 0:
+            comparison += f", {candidate.expected_cost_usd / chosen.expected_cost_usd:.3g} × the cost"
     return Option(
-        model=candidate["model"],
+        model=candidate.model,
         chosen=is_chosen,
         eligible=excluded is None,
-        quality_mean=candidate["quality_mean"],
-        quality_stddev=candidate["quality_stddev"],
-        expected_cost_usd=candidate["expected_cost_usd"],
-        utility_mean=candidate["utility_mean"],
-        propensity=candidate["propensity"],
+        quality_mean=candidate.quality_mean,
+        quality_stddev=candidate.quality_stddev,
+        expected_cost_usd=candidate.expected_cost_usd,
+        utility_mean=candidate.utility_mean,
+        propensity=candidate.propensity,
         verdict=verdict,
         comparison=comparison,
     )

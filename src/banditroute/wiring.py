@@ -19,6 +19,7 @@ from banditroute.log.local_checkpoint import Held, LocalCheckpoint
 from banditroute.log.memory import MemoryLog
 from banditroute.log.redis import RedisLog
 from banditroute.log.sink import DecisionSink
+from banditroute.log.sink_sqlite import SqliteSinkWriter
 from banditroute.log.sqlite import SqliteLog
 from banditroute.presence import Presence
 from banditroute.receivers import read_receivers
@@ -136,7 +137,8 @@ def open_engine(
         _check_keys(log, signer, may_be_away=held is not None)
         if directory is not None and local.decision_sink.enabled:
             settings = local.decision_sink
-            sink = DecisionSink(directory, queue_rows=settings.queue_rows, retention_s=settings.retention_days * 86400.0)
+            writer = SqliteSinkWriter(directory, retention_s=settings.retention_days * 86400.0)
+            sink = DecisionSink(writer, queue_rows=settings.queue_rows)
         engine = Engine(
             log=log,
             signer=signer,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from banditroute.core.types import Exclusion, Reason
+from banditroute.core.types import Candidate, Exclusion, Reason
 from banditroute.explain import assemble
+from banditroute.log.sink_codec import KeptDecision
 from banditroute.tokens import DecisionToken, uuid7
 
 TOKEN = DecisionToken(
@@ -25,20 +24,13 @@ TOKEN = DecisionToken(
 )
 
 
-def candidate(model: str, utility: float, *, exclusion: Exclusion | None = None, cost: float = 0.002) -> dict[str, Any]:
-    return {
-        "model": model,
-        "exclusion": exclusion,
-        "quality_mean": utility + 0.1,
-        "quality_stddev": 0.05,
-        "expected_cost_usd": cost,
-        "utility_mean": utility,
-        "propensity": 0.25,
-    }
+def candidate(model: str, utility: float, *, exclusion: Exclusion | None = None, cost: float = 0.002) -> Candidate:
+    return Candidate(model, exclusion, utility + 0.1, 0.05, cost, utility, 0.25)
 
 
-def row(reason: Reason, *candidates: dict[str, Any]) -> dict[str, Any]:
-    return {"reason": reason.name, "request": {}, "candidates": list(candidates)}
+def row(reason: Reason, *candidates: Candidate) -> KeptDecision:
+    chosen = next(each for each in candidates if each.model == "b")
+    return KeptDecision(TOKEN.decision.hex(), TOKEN.time_ms, reason, {}, candidates, TOKEN.category, chosen)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from banditroute.lab.ope.evaluation import Evaluation, evaluate, fitted
 from banditroute.lab.ope.production import Progress, Replayed, configured_weights, in_force, new_settings, replayed
 from banditroute.lab.ope.stored import Decided, Joined, all_events, join, sink_decisions
 from banditroute.lab.ope.support import feedback_rates
+from banditroute.log.sink_sqlite import SqliteSinkReader
 from banditroute.log.sqlite import SqliteLog
 from banditroute.wiring import state_directory
 
@@ -68,7 +69,7 @@ def evaluate_store(
         raise StoreUnavailable("a store in memory can be read only by its own process: use sqlite:///FOLDER")
     since_ms = 0 if since is None else int(since * 1000.0)
     with closing(SqliteLog(directory, time.time, read_only=True)) as log:
-        joined = join(all_events(log), sink_decisions(directory, since_ms=since_ms), since_ms=since_ms)
+        joined = join(all_events(log), sink_decisions(SqliteSinkReader(directory), since_ms=since_ms), since_ms=since_ms)
         document, settings = new_settings(config.shared, joined.document)
         decisions = in_force(joined.decisions, settings)
         found = replayed(

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import sqlite3
-from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
-from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 from banditroute.core.errors import EvaluationError, StoreUnavailable
 from banditroute.core.types import Event, EventKind, RouteQuery
 from banditroute.lab.ope.reports import Bill, outcome_of
 from banditroute.log.base import EventLog
-from banditroute.log.sink import CANDIDATE_FIELDS, SINK_FILE
+from banditroute.log.sink import SinkReader
+from banditroute.log.sink_codec import DamagedBatch, decoded
 
 READ_LIMIT = 4096
-_COST, _PROPENSITY = CANDIDATE_FIELDS.index("expected_cost_usd"), CANDIDATE_FIELDS.index("propensity")
 
 
 class SinkDecision(NamedTuple):
@@ -93,42 +87,32 @@ def all_events(log: EventLog) -> Iterator[Event]:
         position = events[-1].position
 
 
-def sink_decisions(directory: Path, *, since_ms: int = 0) -> Iterator[SinkDecision]:
-    """The rows of a decision sink from `since_ms` on, in the order in which they were written.
+def sink_decisions(reader: SinkReader, *, since_ms: int = 0) -> Iterator[SinkDecision]:
+    """What a decision sink kept from `since_ms` on, in the order in which it was written.
 
     Raises:
         EvaluationError: there is no sink, or a row of it is damaged.
-        StoreUnavailable: the file cannot be read.
+        StoreUnavailable: it cannot be read.
     """
-    path = directory / SINK_FILE
-    if not path.exists():
+    if not reader.exists:
         raise EvaluationError(
-            f"{directory} has no decision sink, so propensities are not known: serve with `decision_sink: {{enabled: true}}`"
+            "there is no decision sink, so propensities are not known: serve with `decision_sink: {enabled: true}`"
         )
-    try:
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
-            for rows, numbers in db.execute("SELECT rows, numbers FROM batches WHERE last_ms >= ? ORDER BY rowid", (since_ms,)):
-                yield from (row for row in _unpacked(rows, numbers) if row.time_ms >= since_ms)
-    except sqlite3.Error as error:
-        raise StoreUnavailable(f"{path} cannot be read now: {error}") from error
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise EvaluationError(f"{path} holds a damaged row ({error}); evaluate from after it (--since)") from error
-
-
-def _unpacked(rows: str, numbers: bytes) -> Iterator[SinkDecision]:
-    held, values = json.loads(rows), array("d", numbers)
-    width, start, plans = len(CANDIDATE_FIELDS), 0, []
-    for models, *_ in held["plans"]:
-        stop = start + width * len(models)
-        if stop > len(values):
-            raise IndexError("candidates are missing")
-        told = values[start:stop]
-        plans.append(
-            (dict(zip(models, told[_COST::width], strict=True)), dict(zip(models, told[_PROPENSITY::width], strict=True)))
-        )
-        start = stop
-    for decision, time_ms, _, request, place in held["rows"]:
-        yield SinkDecision(decision, time_ms, request, *plans[place])
+    for batch in reader.batches(None, since_ms=since_ms):
+        try:
+            rows = decoded(batch.rows, batch.numbers)
+        except DamagedBatch as error:
+            raise EvaluationError(f"the decision sink holds a damaged row ({error}); evaluate from after it (--since)") from error
+        plans: dict[int, tuple[Mapping[str, float], Mapping[str, float]]] = {}  # as rows of one plan share its candidates
+        for row in rows:
+            if row.time_ms < since_ms:
+                continue
+            told = plans.get(id(row.candidates))
+            if told is None:
+                costs_usd = {candidate.model: candidate.expected_cost_usd for candidate in row.candidates}
+                shares = {candidate.model: candidate.propensity for candidate in row.candidates}
+                told = plans[id(row.candidates)] = costs_usd, shares
+            yield SinkDecision(row.decision, row.time_ms, row.request, *told)
 
 
 class _Told(NamedTuple):
