@@ -188,7 +188,8 @@ class Follower:
         state = newest_state(self._log)
         if isinstance(error, EventsTrimmed) and (state is None or state.position <= held.position):
             raise EventsTrimmed(
-                f"{error}; no checkpoint there is of a version that this banditroute knows: start the version that wrote it"
+                f"{error}; no checkpoint there is of a version that this banditroute knows: start the version that wrote it",
+                first_position=error.first_position,
             )
         state = state or INITIAL
         log.error("going back to the newest checkpoint on the log", cause=str(error), held=held.position, position=state.position)

@@ -28,7 +28,7 @@ from suite import (
     key_of,
 )
 
-from banditroute.core.errors import ConfigReplaced, EventsVanished, StoreClosed, StoreKeyMismatch, StoreUnavailable
+from banditroute.core.errors import ConfigReplaced, EventsTrimmed, EventsVanished, StoreClosed, StoreKeyMismatch
 from banditroute.core.types import Disposition, Event, EventKind, Transition
 from banditroute.log.base import KEPT_CHECKPOINTS, Checkpoint, EventLog
 
@@ -240,13 +240,15 @@ class LogSuite(FeedbackSuite):
         assert log.trim(2) == 2
         assert log.trim(2) == 0
         assert log.read(2, 100) == events[2:]
-        with pytest.raises(StoreUnavailable, match="trimmed"):
+        with pytest.raises(EventsTrimmed, match="trimmed") as told:
             log.read(1, 100)
+        assert told.value.first_position == 3
         assert log.trim(100) == 3
         assert log.newest_checkpoint(oldest=1, newest=1) == checkpoint_at(events[5])
         assert log.read(6, 100) == events[6:]
-        with pytest.raises(StoreUnavailable, match="trimmed"):
+        with pytest.raises(EventsTrimmed, match="trimmed") as told:
             log.read(0, 100)
+        assert told.value.first_position == 6
         assert log.tip() == (10, events[-1].chain)
         assert log.trim(-5) == 0
 

@@ -15,6 +15,7 @@ from banditroute.cli import (
     evaluate,
     events,
     explain,
+    export,
     importing,
     inspect,
     operate,
@@ -49,6 +50,7 @@ for name, command in (
     ("simulate", simulate.simulate),
     ("priors", priors.priors),
     ("evaluate", evaluate.evaluate),
+    ("export", export.export),
 ):
     app.command(name)(command)
 app.add_typer(bench.app, name="bench")

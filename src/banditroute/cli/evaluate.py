@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from banditroute.cli.options import AsJson
+from banditroute.cli.options import AsJson, parse_time
 from banditroute.cli.output import console, moment, percent, print_json, table, usd
 from banditroute.cli.simulated import progress_bar
 from banditroute.config import load
@@ -63,19 +62,6 @@ def evaluate(
         print_json(found.to_json())
     else:
         _print(console(), found)
-
-
-def parse_time(text: str) -> float:
-    """A date or time of ISO 8601 in Unix seconds; UTC where it says nothing else.
-
-    Raises:
-        typer.BadParameter: it is none.
-    """
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no time: give one such as 2026-01-31T12:00Z", param_hint="--since") from None
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
 def drawn(found: Frontier) -> bytes:

@@ -15,7 +15,6 @@ from banditroute.cli.output import console, moment, percent, print_json, table, 
 from banditroute.cli.stored import stored
 from banditroute.config import load
 from banditroute.explain import Explanation, Judgement, assemble
-from banditroute.log.sink_sqlite import SqliteSinkReader
 from banditroute.tokens import TokenSigner
 from banditroute.wiring import held_keys
 
@@ -45,7 +44,7 @@ def explain(
         token = TokenSigner(held_keys(held.local), found.log.log_id).verify(decision_id)
         explanation = assemble(
             token,
-            None if found.directory is None else SqliteSinkReader(found.directory).find(token.decision),
+            None if found.sink is None else found.sink.find(token.decision),
             found.log.record(token.decision),
             features=found.state.schemas.get(token.schema.hex()),
         )

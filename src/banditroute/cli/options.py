@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -75,3 +76,16 @@ def one_place(server: str | None, config: Path | None) -> None:
         raise typer.BadParameter("give --server or --config, not both", param_hint="--config")
     if server:
         address(server, option="--server")
+
+
+def parse_time(text: str) -> float:
+    """A date or time of ISO 8601 in Unix seconds; UTC where it says nothing else.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no time: give one such as 2026-01-31T12:00Z", param_hint="--since") from None
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()

@@ -12,6 +12,8 @@ from banditroute.core.fold import learn
 from banditroute.core.state import INITIAL, State
 from banditroute.log.base import EventLog
 from banditroute.log.checkpoint import newest_state
+from banditroute.log.sink import SinkReader
+from banditroute.log.sink_sqlite import SqliteSinkReader
 from banditroute.log.sqlite import LOG_FILE
 from banditroute.wiring import open_log, state_directory, store_of
 
@@ -19,11 +21,12 @@ READ_LIMIT = 4096
 
 
 class Stored(NamedTuple):
-    """A log, open for reading, and the state that it folds to."""
+    """A log, open for reading, the state that it folds to, and the decision sink; None where there is none for such a store."""
 
     directory: Path | None
     log: EventLog
     state: State
+    sink: SinkReader | None
 
 
 def has_state(config: Config) -> bool:
@@ -48,7 +51,8 @@ def stored(config: Config) -> Iterator[Stored]:
     """
     log = open_log(config.local, read_only=True)
     try:
-        yield Stored(state_directory(config.local), log, _folded(log))
+        directory = state_directory(config.local)
+        yield Stored(directory, log, _folded(log), None if directory is None else SqliteSinkReader(directory))
     finally:
         log.close()
 

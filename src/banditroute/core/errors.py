@@ -15,7 +15,7 @@ BanditrouteError
 ├── Overloaded             no permit is free: try again
 ├── StoreError             the log
 │   ├── StoreUnavailable       cannot write or read now: disk full, locked, gone
-│   │   ├── EventsTrimmed          what was asked for lies before what is kept
+│   │   ├── EventsTrimmed          what was asked for lies before what is kept; carries where that begins
 │   │   └── EventsVanished         events that were read before are gone
 │   ├── StoreUnfit             cannot keep what is asked of it
 │   ├── StoreClosed            used after close
@@ -27,7 +27,8 @@ BanditrouteError
 ├── ConfigError            the configuration is wrong; carries all problems with path and line
 ├── EtagMismatch           the category was changed since it was read
 ├── DatasetError           a data set, environment or priors file is wrong
-└── EvaluationError        a log says nothing of another policy: empty, one-armed, or not exactly logged
+├── EvaluationError        a log says nothing of another policy: empty, one-armed, or not exactly logged
+└── ExportError            a log cannot be exported into this directory
 
 Messages are fit for a client: they say what is wrong, where, and how to mend it, and hold no secret.
 """
@@ -132,7 +133,11 @@ class StoreUnavailable(StoreError):
 
 
 class EventsTrimmed(StoreUnavailable):
-    pass
+    """`first_position` is that of the first event that is still kept."""
+
+    def __init__(self, message: str, *, first_position: int) -> None:
+        self.first_position = first_position
+        super().__init__(message)
 
 
 class EventsVanished(StoreUnavailable):
@@ -194,4 +199,8 @@ class DatasetError(BanditrouteError):
 
 
 class EvaluationError(BanditrouteError):
+    pass
+
+
+class ExportError(BanditrouteError):
     pass

@@ -113,7 +113,9 @@ class MemoryLog(EventLog):
         with self._lock:
             self._open()
             if after < self._trimmed:
-                raise EventsTrimmed(f"events up to {self._trimmed} were trimmed: start from a checkpoint")
+                raise EventsTrimmed(
+                    f"events up to {self._trimmed} were trimmed: start from a checkpoint", first_position=self._trimmed + 1
+                )
             if chain is not None and after > self._trimmed and self._chain_at(after) != chain:
                 raise EventsVanished(f"event {after} is not the one that was read before")
             return self._events[after - self._trimmed : after - self._trimmed + limit]

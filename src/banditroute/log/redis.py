@@ -240,7 +240,8 @@ class RedisLog(EventLog):
             if chain not in (None, previous):
                 raise EventsVanished(f"event {after} is not the one that was read before")
         if _position(entries[0]) != after + 1 if entries else int(end) > after:
-            raise EventsTrimmed(f"events behind {after} were trimmed: start from a checkpoint")
+            first = _position(entries[0]) if entries else int(end) + 1
+            raise EventsTrimmed(f"events behind {after} were trimmed: start from a checkpoint", first_position=first)
         events = _events(entries[:limit], after, previous)
         self.epoch = self._read_epoch = int(epoch)
         return events

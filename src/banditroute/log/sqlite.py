@@ -261,7 +261,8 @@ class SqliteLog(EventLog):
         end = self.tip().position  # before the query: what is appended meanwhile is no gap
         rows = self._query("SELECT * FROM events WHERE position > ? ORDER BY position LIMIT ?", (after, limit))
         if (rows and rows[0][0] != after + 1) or (not rows and limit > 0 and end > after):
-            raise EventsTrimmed(f"events behind {after} were trimmed: start from a checkpoint")
+            first = rows[0][0] if rows else end + 1
+            raise EventsTrimmed(f"events behind {after} were trimmed: start from a checkpoint", first_position=first)
         if chain is not None and after > 0:
             found = self._query("SELECT chain FROM events WHERE position = ?", (after,))
             if not found or found[0][0] != chain:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from banditroute.core.errors import EvaluationError, StoreUnavailable
+from banditroute.core.errors import EvaluationError, EventsTrimmed
 from banditroute.core.types import Event, EventKind, RouteQuery
 from banditroute.lab.ope.reports import Bill, outcome_of
 from banditroute.log.base import EventLog
@@ -74,7 +74,7 @@ def all_events(log: EventLog) -> Iterator[Event]:
     while True:
         try:
             events = log.read(position, READ_LIMIT)
-        except StoreUnavailable as error:
+        except EventsTrimmed as error:
             if position == 0:
                 raise EvaluationError(
                     f"the log's first events are gone ({error}), so what it had learned at each decision cannot be told: raise "
