@@ -129,7 +129,7 @@ def test_standard_logging_payload(tmp_path: Path) -> None:
         "request_tags": [],
     }
     (sample,) = import_litellm([jsonl(tmp_path / "payloads.jsonl", [payload])]).samples
-    assert sample == ("chatcmpl-1", "sums", "large", None, 0.002, 10.0, 5.0, 1.5, 1777885200.0)
+    assert sample == ("chatcmpl-1", "sums", "large", None, 0.002, 10.0, 5.0, 1.5, 1777885200.0, 1.0)
 
 
 @pytest.mark.parametrize("score", ["stars", "verdict", "accepted"])
@@ -212,7 +212,7 @@ def test_langfuse_older_pages_of_the_api(tmp_path: Path) -> None:
         (tmp_path / name).write_text(json.dumps({"data": [each], "meta": {"page": 1}}))
     fields = langfuse.Fields(category="metadata.task")
     (sample,) = import_langfuse([tmp_path / name for name in pages], fields=fields, scale=Scale(worth={"good": 0.9})).samples
-    assert sample == ("o1", "sums", "gpt-4o", 0.9, 0.004, 120.0, 30.0, 2.0, 1777885200.0)
+    assert sample == ("o1", "sums", "gpt-4o", 0.9, 0.004, 120.0, 30.0, 2.0, 1777885200.0, 1.0)
 
 
 def test_langfuse_category_of_the_trace() -> None:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from banditroute.cli.errors import say
 from banditroute.cli.output import console, print_json, usd
-from banditroute.cli.simulated import progress_bar, weight_table
+from banditroute.cli.simulated import progress_bar, say_notes, weight_table
 from banditroute.core.errors import DatasetError
 from banditroute.lab.report import write_report
 from banditroute.lab.runs import Backend, run_tasks
@@ -37,6 +37,7 @@ def play_scenario(
 ) -> None:
     """Plays it and prints what it came to; with `out`, runs are kept there, results as JSON, and the report."""
     settings = settings_of(spec, find=find)
+    say_notes(*[setting.source for setting in settings])
     tasks = tasks_of(settings, seeds=spec.seeds)
     with progress_bar() as progress:
         bar = progress.add_task(spec.name, total=None)

@@ -11,7 +11,7 @@ import typer
 from banditroute.cli.options import AsJson
 from banditroute.cli.output import print_json
 from banditroute.cli.scenarios import overridden, play_scenario
-from banditroute.cli.simulated import print_simulation, progress_bar
+from banditroute.cli.simulated import print_simulation, progress_bar, say_notes
 from banditroute.config import read_priors
 from banditroute.lab.datasets import Dataset, half_of, make_priors, split, write_priors
 from banditroute.lab.finding import find_scenario, find_source_or_worlds, finder
@@ -29,9 +29,9 @@ def simulate(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SCENARIO|DATASET|ENVIRONMENT",
+            metavar="SCENARIO|DATASET|ENVIRONMENT|EXPORT",
             help="The .yaml of a scenario, of an environment or of worlds, a .parquet or .csv data set, "
-            "or a shipped scenario or environment by its name.",
+            "the directory of an export, or a shipped scenario or environment by its name.",
         ),
     ],
     cost_weight: Annotated[list[float] | None, typer.Option(min=0.0, help="Repeatable.  [default: 0.1]")] = None,
@@ -89,6 +89,7 @@ def simulate(
     clashes = {"--priors-in": priors_in, "--priors-out": priors_out, "--half": half} if priors_from_half else {}
     _refuse_unfit(policy or POLICIES, at=at or (), requests=requests, compared=priors_from_half, clashes=clashes)
     found = find_source_or_worlds(source)
+    say_notes(found)
     compared = None
     if isinstance(found, Dataset):
         if priors_from_half:

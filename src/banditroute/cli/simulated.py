@@ -9,8 +9,12 @@ from typing import Literal
 from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from banditroute.cli.errors import say
 from banditroute.cli.output import console, percent, table, usd
+from banditroute.lab.environments import Environment
 from banditroute.lab.results import ROUTER, Estimate, PolicyResult, Simulation, WeightResult
+from banditroute.lab.source import Source
+from banditroute.lab.worlds import Worlds
 
 
 def progress_bar() -> Progress:
@@ -18,6 +22,12 @@ def progress_bar() -> Progress:
     out = console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=out, transient=True, disable=not out.is_terminal)
+
+
+def say_notes(*sources: Source | Worlds) -> None:
+    """What the sources' figures lack, once each, on standard error."""
+    noted = [f"note: {source.name}: {note}" for source in sources if isinstance(source, Environment) for note in source.notes]
+    say(*dict.fromkeys(noted))
 
 
 def print_simulation(result: Simulation) -> None:

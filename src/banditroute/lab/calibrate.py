@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,13 +42,23 @@ def calibrate(dataset: Dataset) -> EnvironmentSpec:
 
 
 def calibrated_arm(
-    scores: FloatArray, costs_usd: FloatArray, input_tokens: FloatArray | None, output_tokens: FloatArray | None, *, binary: bool
+    scores: FloatArray,
+    costs_usd: FloatArray,
+    input_tokens: FloatArray | None,
+    output_tokens: FloatArray | None,
+    *,
+    binary: bool,
+    weights: FloatArray | None = None,
 ) -> ArmSpec:
-    """One arm's figures; tokens that are NaN do not count. Scores in [0, 1], costs in USD; each of shape (its samples,)."""
-    score: dict[str, Any] = {"kind": "binary" if binary else "continuous", "mean": rounded(scores.mean())}
-    if not binary:
-        score["sd"] = rounded(scores.std())
-    spreads = {"cost_usd": _spread(costs_usd), "input_tokens": _tokens(input_tokens), "output_tokens": _tokens(output_tokens)}
+    """One arm's figures; what is NaN does not count. Scores in [0, 1], costs in USD; each of shape (its samples,). `weights`: how
+    much each sample counts; None: all alike."""
+    told = _spread(scores, weights)
+    score = {"kind": "binary", "mean": told["mean"]} if binary else {"kind": "continuous", **told}
+    spreads = {
+        "cost_usd": _spread(costs_usd, weights),
+        "input_tokens": _tokens(input_tokens, weights),
+        "output_tokens": _tokens(output_tokens, weights),
+    }
     return ArmSpec.model_validate({"score": score} | spreads)
 
 
@@ -82,13 +93,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _tokens(values: FloatArray | None) -> Mapping[str, float] | None:
-    known = values[~np.isnan(values)] if values is not None else ()
-    return _spread(np.asarray(known)) if len(known) else None
+def _tokens(values: FloatArray | None, weights: FloatArray | None) -> Mapping[str, float] | None:
+    return None if values is None or np.isnan(values).all() else _spread(values, weights)
 
 
-def _spread(values: FloatArray) -> Mapping[str, float]:
-    return {"mean": rounded(values.mean()), "sd": rounded(values.std())}
+def _spread(values: FloatArray, weights: FloatArray | None) -> Mapping[str, float]:
+    known = ~np.isnan(values)
+    values, weights = values[known], None if weights is None else weights[known]
+    mean = np.average(values, weights=weights)
+    sd = math.sqrt(np.average((values - mean) ** 2, weights=weights))
+    return {"mean": rounded(mean), "sd": rounded(sd)}
 
 
 def rounded(value: float | np.floating[Any]) -> float:

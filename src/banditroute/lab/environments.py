@@ -145,10 +145,12 @@ class _Cell:
 
 
 class Environment:
-    """A source of requests drawn from calibrated figures. Models in the order of the file's first category."""
+    """A source of requests drawn from calibrated figures. Models in the order of the file's first category. `notes` say what the
+    figures lack."""
 
-    def __init__(self, spec: EnvironmentSpec) -> None:
+    def __init__(self, spec: EnvironmentSpec, *, notes: Sequence[str] = ()) -> None:
         self.spec = spec
+        self.notes = tuple(notes)
         self.name = spec.name
         self.categories = tuple(spec.categories)
         self.models = tuple(next(iter(spec.categories.values())).models)

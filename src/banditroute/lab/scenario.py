@@ -146,7 +146,8 @@ class ScenarioSpec(Frozen):
     name: Name = Field(description="shown in reports")
     about: str = Field(default="", description="what is asked, in a sentence or two")
     sources: tuple[Name, ...] = Field(
-        min_length=1, description="each a shipped environment or shared data set by name, or a file beside the scenario's"
+        min_length=1,
+        description="each a shipped environment or shared data set by name, or a file or an export's folder beside the scenario",
     )
     requests: Annotated[int, Field(ge=1, le=10_000_000)] = Field(default=6000, description="in each run")
     seeds: Annotated[int, Field(ge=1, le=10_000)] = Field(default=10, description="runs; intervals are over them")

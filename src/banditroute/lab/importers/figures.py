@@ -121,6 +121,8 @@ def prior_size(n: int, *, variance: float, confounding_sd: float) -> float:
 def log_environment(log: Log, *, min_scored: int = MIN_SCORED) -> EnvironmentSpec:
     """The log's figures as a calibrated environment: every model in every category.
 
+    Means and deviations are weighted where the samples are.
+
     Raises:
         DatasetError: there is one model only, or a cell has too few scores or no cost; names them and what to leave out.
     """
@@ -147,17 +149,15 @@ def log_environment(log: Log, *, min_scored: int = MIN_SCORED) -> EnvironmentSpe
         raise DatasetError(
             f"{log.name}: no cost is known of {', '.join(free[:8])}; export costs, or leave them out (--leave-out NAME)"
         )
-    scores, costs_usd = log.column("score"), log.column("cost_usd")
+    scores, costs_usd, weights = log.column("score"), log.column("cost_usd"), log.column("weight")
     into, out = log.column("input_tokens"), log.column("output_tokens")
     binary = [bool(np.isin(_known(scores[log.model_index == k]), (0.0, 1.0)).all()) for k in range(len(log.models))]
     categories = {}
     for c, category in enumerate(log.categories):
         rows = [_rows(log, c, k) for k in range(len(log.models))]
         arms = {
-            model: calibrated_arm(
-                _known(scores[rows[k]]), _known(costs_usd[rows[k]]), into[rows[k]], out[rows[k]], binary=binary[k]
-            )
-            for k, model in enumerate(log.models)
+            model: calibrated_arm(scores[own], costs_usd[own], into[own], out[own], binary=binary[k], weights=weights[own])
+            for k, (model, own) in enumerate(zip(log.models, rows, strict=True))
         }
         weight = rounded(sum(len(some) for some in rows) / len(log.samples))
         categories[category] = CategorySpec(weight=weight, models=arms)

@@ -30,7 +30,8 @@ COLUMNS = (*KNOWN, LOGGED_COLUMN)
 
 
 class Sample(NamedTuple):
-    """One request. `score` in [0, 1], `cost_usd` in USD, `time` in Unix seconds; None where unknown."""
+    """One request. `score` in [0, 1], `cost_usd` in USD, `time` in Unix seconds; None where unknown. `weight`: how much it counts
+    beside others of its model, where models were drawn with known probabilities; files do not hold it."""
 
     sample_id: str
     category: str
@@ -41,6 +42,7 @@ class Sample(NamedTuple):
     output_tokens: float | None
     latency_s: float | None
     time: float | None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -162,7 +164,7 @@ def write_log(path: Path, log: Log) -> None:
 
 def _row(sample: Sample, by: str) -> list[Any]:
     time = None if sample.time is None else datetime.fromtimestamp(sample.time, UTC).isoformat(timespec="milliseconds")
-    return [*sample[:-1], time, by]
+    return [*sample[: KNOWN.index("time")], time, by]
 
 
 def load_logs(paths: Sequence[Path], *, scale: Scale | None = None, rename: Mapping[str, str] | None = None) -> Log:
