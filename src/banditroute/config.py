@@ -168,7 +168,9 @@ class ConfigFile(Strict):
         description="keys of decision ids; default: `keys.json` in the store's folder, made at the first start; a store that "
         "is shared needs it",
     )
-    decision_sink: SinkConfig = Field(default_factory=SinkConfig, description="where decisions are kept for `explain`")
+    decision_sink: SinkConfig = Field(
+        default_factory=SinkConfig, description="where decisions are kept for `explain`, `evaluate` and `export`"
+    )
     server: ServerConfig = Field(default_factory=ServerConfig, description="limits of the gRPC server")
     webhooks: list[WebhookConfig] = Field(default_factory=list, description="who is told what the journal notes")
     checkpoint_every: Count = Field(10_000, description="events between two saved states; a restart folds at most so many")

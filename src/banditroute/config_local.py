@@ -29,7 +29,7 @@ class Strict(BaseModel):
 
 
 class SinkConfig(Strict):
-    """Where decisions are kept for `explain`; never slows Route."""
+    """Where decisions are kept for `explain`, `evaluate` and `export`; never slows Route."""
 
     enabled: bool = Field(True, description="keep decisions")
     queue_rows: Count = Field(10_000, description="rows that may wait; more are dropped and counted")
