@@ -67,7 +67,9 @@ class RedisConfig(Strict):
         "refuse", description="whether a process may start from its last checkpoint on its own disk while the server is away"
     )
     checkpoint_folder: str = Field("./.banditroute", description="where that checkpoint is kept (relative to this file)")
-    sink_rows: Count = Field(200_000, description="decisions that the stream for `explain` holds, about; the oldest go first")
+    sink_megabytes: Count = Field(
+        64, description="what the decisions that are kept for `explain` may come to; the oldest go first"
+    )
 
     @field_validator("durability")
     @classmethod

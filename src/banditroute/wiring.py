@@ -18,8 +18,9 @@ from banditroute.log.base import EventLog
 from banditroute.log.local_checkpoint import Held, LocalCheckpoint
 from banditroute.log.memory import MemoryLog
 from banditroute.log.redis import RedisLog
-from banditroute.log.sink import DecisionSink
-from banditroute.log.sink_sqlite import SqliteSinkWriter
+from banditroute.log.sink import BatchWriter, DecisionSink, SinkReader
+from banditroute.log.sink_redis import RedisSinkReader, RedisSinkWriter
+from banditroute.log.sink_sqlite import SqliteSinkReader, SqliteSinkWriter
 from banditroute.log.sqlite import SqliteLog
 from banditroute.presence import Presence
 from banditroute.receivers import read_receivers
@@ -135,10 +136,7 @@ def open_engine(
             keys = [new_key("k1", rng)]
         signer = TokenSigner(keys, log.log_id)
         _check_keys(log, signer, may_be_away=held is not None)
-        if directory is not None and local.decision_sink.enabled:
-            settings = local.decision_sink
-            writer = SqliteSinkWriter(directory, retention_s=settings.retention_days * 86400.0)
-            sink = DecisionSink(writer, queue_rows=settings.queue_rows)
+        sink = _open_sink(local, log, directory)
         engine = Engine(
             log=log,
             signer=signer,
@@ -162,6 +160,30 @@ def open_engine(
     if isinstance(log, RedisLog):
         engine.attach(Presence(log, lambda: engine.snapshot.state.position))
     return engine
+
+
+def _open_sink(local: LocalConfig, log: EventLog, directory: Path | None) -> DecisionSink | None:
+    """Where decisions are kept beside the log; None where they are not to be, or the log is in memory."""
+    settings = local.decision_sink
+    retention_s = settings.retention_days * 86400.0
+    if not settings.enabled or isinstance(log, MemoryLog):
+        return None
+    writer: BatchWriter
+    if isinstance(log, RedisLog):
+        kept_bytes = local.redis.sink_megabytes * 10**6
+        writer = RedisSinkWriter(log.sink_stream, kept_bytes=kept_bytes, retention_s=retention_s)
+    else:
+        assert directory is not None
+        writer = SqliteSinkWriter(directory, retention_s=retention_s)
+    return DecisionSink(writer, queue_rows=settings.queue_rows)
+
+
+def sink_reader(local: LocalConfig, log: EventLog) -> SinkReader | None:
+    """What was decided on this log; None where no such store keeps it."""
+    if isinstance(log, RedisLog):
+        return RedisSinkReader(log.sink_stream)
+    directory = state_directory(local)
+    return None if directory is None else SqliteSinkReader(directory)
 
 
 def _check_keys(log: EventLog, signer: TokenSigner, *, may_be_away: bool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 from banditroute.config import Config
@@ -13,9 +12,8 @@ from banditroute.core.state import INITIAL, State
 from banditroute.log.base import EventLog
 from banditroute.log.checkpoint import newest_state
 from banditroute.log.sink import SinkReader
-from banditroute.log.sink_sqlite import SqliteSinkReader
 from banditroute.log.sqlite import LOG_FILE
-from banditroute.wiring import open_log, state_directory, store_of
+from banditroute.wiring import open_log, sink_reader, state_directory, store_of
 
 READ_LIMIT = 4096
 
@@ -23,7 +21,6 @@ READ_LIMIT = 4096
 class Stored(NamedTuple):
     """A log, open for reading, the state that it folds to, and the decision sink; None where there is none for such a store."""
 
-    directory: Path | None
     log: EventLog
     state: State
     sink: SinkReader | None
@@ -51,8 +48,7 @@ def stored(config: Config) -> Iterator[Stored]:
     """
     log = open_log(config.local, read_only=True)
     try:
-        directory = state_directory(config.local)
-        yield Stored(directory, log, _folded(log), None if directory is None else SqliteSinkReader(directory))
+        yield Stored(log, _folded(log), sink_reader(config.local, log))
     finally:
         log.close()
 

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
 import redis
-from redis.exceptions import NoScriptError
 
 from banditroute.core.errors import (
     ConfigReplaced,
@@ -43,7 +42,9 @@ from banditroute.log.base import (
     chained,
 )
 from banditroute.log.redis_link import Link, Server, check_server, store_errors
-from banditroute.log.redis_writer import SCRIPT, Command, FeedbackWork, Plain, Writer, random_places, run
+from banditroute.log.redis_script import Command, run_loaded
+from banditroute.log.redis_writer import FeedbackWork, Plain, Writer, random_places
+from banditroute.log.sink_redis import SinkStream
 from banditroute.redis_address import Address, Durability
 
 FORMAT_VERSION = 1
@@ -90,6 +91,7 @@ class RedisLog(EventLog):
     ) -> None:
         tag = f"{{{namespace}}}:"
         self._keys = [f"{tag}{name}".encode() for name in KEYS]
+        self._sink_key = f"{tag}decisions".encode()
         self._record_prefix = f"{tag}r:".encode()
         self._now = None if clock is None else lambda: int(clock() * 1e6)
         self._read_only = read_only
@@ -129,7 +131,7 @@ class RedisLog(EventLog):
             if self._read_only:
                 found = client.hmget(self._keys[0], ["format", "log_id", "epoch"])
             else:
-                found = _run(client, self._keys, Command("open", [FORMAT_VERSION, log_id, FOLD_VERSION]), self._now)
+                found = run_loaded(client, self._keys, Command("open", [FORMAT_VERSION, log_id, FOLD_VERSION]), self._now)
         if found[0] is None:
             raise StoreUnavailable("no log of this namespace on this server: nothing was served from there yet")
         if int(found[0]) > FORMAT_VERSION:
@@ -183,7 +185,7 @@ class RedisLog(EventLog):
 
     def _run(self, command: Command) -> Any:
         """The script's reply, at once and without waiting for durability."""
-        return self._ask(lambda client: _run(client, self._keys, command, self._now))
+        return self._ask(lambda client: run_loaded(client, self._keys, command, self._now))
 
     def _write(self, command: Command, meaning: Callable[[Any], Found]) -> Future[Found]:
         self._writable()
@@ -194,6 +196,11 @@ class RedisLog(EventLog):
             raise StoreClosed("the log is closed")
         if self._read_only:
             raise StoreUnavailable("the log was opened read-only")
+
+    @property
+    def sink_stream(self) -> SinkStream:
+        """Where decisions are kept beside this log."""
+        return SinkStream(self.log_id, lambda: self._link.client(connections=1), self._keys, self._sink_key)
 
     # --- appending ---
 
@@ -367,14 +374,6 @@ class RedisLog(EventLog):
             self._writer.close()
             self._closing.set()
             self._drop_clients()
-
-
-def _run(client: Any, keys: Sequence[bytes], command: Command, now: Callable[[], int] | None) -> Any:
-    try:
-        return run(client, keys, command, now)
-    except NoScriptError:
-        client.script_load(SCRIPT)
-        return run(client, keys, command, now)
 
 
 def _position(entry: Any) -> int:

@@ -6,7 +6,6 @@ disk; so many callers share one round trip and one fsync. Nobody is answered bef
 
 from __future__ import annotations
 
-import hashlib
 import json
 import queue
 import random
@@ -14,8 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from importlib.resources import files
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import redis
 from redis.exceptions import NoScriptError
@@ -25,6 +23,7 @@ from banditroute.core.settings import canonical_json
 from banditroute.core.types import FeedbackReceipt
 from banditroute.log.base import PURGED, SKEW_US, FeedbackAppend, merged_feedback
 from banditroute.log.redis_link import unavailable
+from banditroute.log.redis_script import SCRIPT, Argument, Command, run
 from banditroute.redis_address import Durability
 
 GROUP_SIZE = 512
@@ -32,21 +31,8 @@ MAX_QUEUED = 10_000
 MAX_ROUNDS = 64
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.05, 2.0
 
-SCRIPT = (files("banditroute.log") / "scripts" / "log.lua").read_text(encoding="utf-8")
-SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
-
-Argument = str | bytes | int | float
-
 _PLACES = (b"\x01", b"\x02", b"\x03")
 """Where the script puts position, time and ordinal. JSON escapes these characters, so no text of a user's is taken for one."""
-
-
-class Command(NamedTuple):
-    """One run of the script: its name, the keys behind the log's own, and what else it needs."""
-
-    name: str
-    arguments: Sequence[Argument]
-    keys: Sequence[bytes] = ()
 
 
 class Work(Protocol):
@@ -311,9 +297,3 @@ class Writer:
         if isinstance(reply, Exception):
             raise reply
         return self._durability.kept(reply)
-
-
-def run(client: Any, keys: Sequence[bytes], command: Command, now: Callable[[], int] | None) -> Any:
-    """Has the script run once: by a client, or in its pipeline."""
-    time_us: Argument = "" if now is None else now()
-    return client.evalsha(SHA, len(keys) + len(command.keys), *keys, *command.keys, command.name, time_us, *command.arguments)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 from banditroute.config import Config
-from banditroute.core.errors import StoreUnavailable
 from banditroute.core.settings import SharedSettings
 from banditroute.lab.ope.evaluation import Evaluation, evaluate, fitted
 from banditroute.lab.ope.production import Progress, Replayed, configured_weights, in_force, new_settings, replayed
 from banditroute.lab.ope.stored import Decided, Joined, all_events, join, sink_decisions
 from banditroute.lab.ope.support import feedback_rates
-from banditroute.log.sink_sqlite import SqliteSinkReader
-from banditroute.log.sqlite import SqliteLog
-from banditroute.wiring import state_directory
+from banditroute.wiring import open_log, sink_reader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +60,11 @@ def evaluate_store(
         ConfigError: the store's URL is of no known kind, or the configuration cannot be adopted on this log.
         StoreUnavailable, StoreTooNew, FoldHalted.
     """
-    directory = state_directory(config.local)
-    if directory is None:
-        raise StoreUnavailable("a store in memory can be read only by its own process: use sqlite:///FOLDER")
     since_ms = 0 if since is None else int(since * 1000.0)
-    with closing(SqliteLog(directory, time.time, read_only=True)) as log:
-        joined = join(all_events(log), sink_decisions(SqliteSinkReader(directory), since_ms=since_ms), since_ms=since_ms)
+    with closing(open_log(config.local, read_only=True)) as log:
+        sink = sink_reader(config.local, log)
+        kept = () if sink is None else sink_decisions(sink, since_ms=since_ms)
+        joined = join(all_events(log), kept, since_ms=since_ms)
         document, settings = new_settings(config.shared, joined.document)
         decisions = in_force(joined.decisions, settings)
         found = replayed(

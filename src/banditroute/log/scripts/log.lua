@@ -237,6 +237,23 @@ local function rewound()
   return redis.call('HGET', META, 'epoch')
 end
 
+-- bytes and milliseconds that are kept, then a batch of decisions: when its first and its last were made, rows, numbers.
+-- The stream is behind the log's own keys, where else a record is.
+local function batch()
+  local kept, retention, rows, numbers = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[7], ARGV[8]
+  if redis.call('EXISTS', META) == 0 then return redis.error_reply(GONE) end
+  local number = redis.call('HINCRBY', META, 'batches', 1)
+  local bytes = redis.call('HINCRBY', META, 'batch_bytes', #rows + #numbers)
+  redis.call('XADD', RECORD, '*', 'i', number, 'f', ARGV[5], 'l', ARGV[6], 's', #rows + #numbers, 'r', rows, 'n', numbers)
+  local oldest = clock() / 1000 - retention
+  while true do
+    local first = redis.call('XRANGE', RECORD, '-', '+', 'COUNT', 2)
+    if #first < 2 or (bytes <= kept and tonumber(first[1][2][6]) >= oldest) then return number end
+    redis.call('XDEL', RECORD, first[1][1])
+    bytes = redis.call('HINCRBY', META, 'batch_bytes', -tonumber(first[1][2][8]))
+  end
+end
+
 -- replica, the newest fold version that it knows, what it says of itself, seconds that this is good for (0: it is gone).
 -- Once all that are there know a newer version than the log's, that is the log's. Gives the log's, and all that are there.
 local function replica()
@@ -282,4 +299,5 @@ if command == 'checks' then return checks() end
 if command == 'open' then return open() end
 if command == 'rewound' then return rewound() end
 if command == 'replica' then return replica() end
+if command == 'batch' then return batch() end
 return redis.error_reply('ERR unknown command of the log: ' .. command)

@@ -1,0 +1,38 @@
+"""The script that does everything to a log in Redis, and how it is run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from redis.exceptions import NoScriptError
+
+SCRIPT = (files("banditroute.log") / "scripts" / "log.lua").read_text(encoding="utf-8")
+SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+
+Argument = str | bytes | int | float
+
+
+class Command(NamedTuple):
+    """One run of the script: its name, the keys behind the log's own, and what else it needs."""
+
+    name: str
+    arguments: Sequence[Argument]
+    keys: Sequence[bytes] = ()
+
+
+def run(client: Any, keys: Sequence[bytes], command: Command, now: Callable[[], int] | None) -> Any:
+    """Has the script run once: by a client, or in its pipeline."""
+    time_us: Argument = "" if now is None else now()
+    return client.evalsha(SHA, len(keys) + len(command.keys), *keys, *command.keys, command.name, time_us, *command.arguments)
+
+
+def run_loaded(client: Any, keys: Sequence[bytes], command: Command, now: Callable[[], int] | None) -> Any:
+    """As `run`, by a client; a server that does not have the script gets it."""
+    try:
+        return run(client, keys, command, now)
+    except NoScriptError:
+        client.script_load(SCRIPT)
+        return run(client, keys, command, now)
