@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -10,11 +11,15 @@ import pytest
 pytest.importorskip("pyarrow")
 
 from export_stores import CONFIG, rows_of, serve, write_config
+from redis_servers import binaries, serving
 
+from banditroute import Router
 from banditroute.client import Client
 from banditroute.demo.process import ServerProcess
 from cli.conftest import Run
 from cli.test_cli_server import eventually
+
+SERVERS = binaries()
 
 
 def test_counts(run: Run, tmp_path: Path) -> None:
@@ -74,6 +79,22 @@ def test_a_servers_store_while_it_runs(run: Run, tmp_path: Path) -> None:
     decisions, feedback = rows_of(out, "decisions"), rows_of(out, "feedback")
     assert len({row["decision_id"] for row in decisions}) == 80
     assert {row["decision_id"] for row in decisions} == {row["decision_id"] for row in feedback}
+
+
+@pytest.mark.skipif("redis-8" not in SERVERS, reason="no redis-8 server is installed here")
+def test_a_store_in_redis_has_feedback_only(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "keys.json").write_text(json.dumps({"keys": [{"id": "k", "secret": "ab" * 32}]}))
+    out = tmp_path / "out"
+    with serving(SERVERS["redis-8"], tmp_path / "redis") as server:
+        path = write_config(tmp_path, store=server.url, signing_keys_file="keys.json", redis={"durability": "memory"})
+        for new, total in ((3, 3), (2, 5)):
+            with Router.from_config(path, seed=total) as router:
+                for _ in range(new):
+                    router.feedback(router.route("classify").id, eval_score=1.0)
+            ran = run("export", "--config", path, "--out", out, "--json")
+            assert ran.code == 0, ran.err
+            assert [ran.data["tables"][table]["row_count"] for table in ("decisions", "feedback")] == [0, total]
+        assert "there is no decision sink" in ran.data["notes"][0]
 
 
 def test_wrong_usage(run: Run, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def export(
 def _notes(made: Exported, *, with_sink: bool) -> Iterator[str]:
     decisions, feedback = made.after.tables[DECISIONS], made.after.tables[FEEDBACK]
     if not with_sink:
-        yield "there is no decision sink, so decisions without feedback are not known: `decision_sink: {enabled: true}`"
+        yield "there is no decision sink, so no decision without feedback is known: `decision_sink: {enabled: true}`"
     if decisions.missing_count:
         yield (
             f"{decisions.missing_count} batches of decisions (up to {BATCH_ROWS} each) were no longer kept when they were to be "
