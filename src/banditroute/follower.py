@@ -9,9 +9,11 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from banditroute import logs
 from banditroute.core.errors import (
+    ConfigReplaced,
     EventsTrimmed,
     EventsVanished,
     FoldHalted,
@@ -23,7 +25,7 @@ from banditroute.core.errors import (
 from banditroute.core.fold import learn
 from banditroute.core.sights import Columns
 from banditroute.core.state import INITIAL, State
-from banditroute.core.types import Event, Transition
+from banditroute.core.types import Event, EventKind, Transition
 from banditroute.journal import JournalTail, tell
 from banditroute.log.base import JOURNALLED, Checkpoint, EventLog
 from banditroute.log.checkpoint import checkpoint_of, newest_state, state_of
@@ -191,9 +193,28 @@ class Follower:
                 f"{error}; no checkpoint there is of a version that this banditroute knows: start the version that wrote it",
                 first_position=error.first_position,
             )
-        state = state or INITIAL
+        state = state or self._from_the_start(held)
         log.error("going back to the newest checkpoint on the log", cause=str(error), held=held.position, position=state.position)
         self._restart(state)
+
+    def _from_the_start(self, held: State) -> State:
+        """The state with the log's first configuration: nothing can be decided before it, so nothing before it is published.
+        Where it is gone too, the one that was in force here is put back, unless another replica has."""
+        state, restored = INITIAL, False
+        while state.config_position == 0:
+            events = self._log.read(state.position, READ_LIMIT, chain=state.chain)
+            for event in events:
+                state, _ = learn(state, event)
+                if state.config_position:
+                    break
+            if not events:
+                if restored or not held.document:
+                    break
+                body = {"document": held.document, "fingerprint": held.settings.fingerprint, "replaces": 0}
+                with suppress(ConfigReplaced):
+                    self._log.append(EventKind.CONFIG, body, replaces=0).result()
+                restored = True
+        return state
 
     def _fold(self, events: Sequence[Event]) -> None:
         state = self.snapshot.state

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from banditroute.bench import breaker, decide, drift, feedback, fold, ope, propensity, serving, simulation
+from banditroute.bench.many import faults, replicas
 
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "propensity": propensity.run,
@@ -22,6 +23,8 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "breaker": breaker.run,
     "serving": serving.run,
     "feedback": feedback.run,
+    "replicas": replicas.run,
+    "faults": faults.run,
 }
 
 

@@ -19,6 +19,8 @@ _DETAILS = "grpc-status-details-bin"
 _OPTIONS = (
     # One connection each: connections, not calls, are spread over servers.
     ("grpc.use_local_subchannel_pool", 1),
+    # An address may stand for several servers: calls take turns, so a retry reaches another one.
+    ("grpc.lb_policy_name", "round_robin"),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     # Else a stream whose server is gone without a word waits for ever.
