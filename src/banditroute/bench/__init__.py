@@ -10,7 +10,7 @@ import platform
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from banditroute.bench import breaker, decide, drift, feedback, fold, ope, propensity, serving, simulation
+from banditroute.bench import breaker, decide, drift, feedback, fold, mixed, ope, propensity, serving, simulation
 from banditroute.bench.many import faults, replicas
 
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
@@ -23,6 +23,7 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "breaker": breaker.run,
     "serving": serving.run,
     "feedback": feedback.run,
+    "mixed": mixed.run,
     "replicas": replicas.run,
     "faults": faults.run,
 }

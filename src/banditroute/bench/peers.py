@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import random
 from collections.abc import Callable
 from typing import Any
@@ -65,6 +66,42 @@ def _pareto_bandit() -> Subject:
     return ready
 
 
+def _pareto_bandit_pair() -> Subject:
+    """`route` and then `process_feedback` on its own request: what one decision costs with all that follows."""
+    package = importlib.import_module("pareto_bandit")
+    features = importlib.import_module("pareto_bandit.feature_service")
+    logging.getLogger("pareto_bandit").setLevel(logging.CRITICAL)
+    models = {f"model-{i}": {"input_cost_per_m": 0.5 + 0.1 * i, "output_cost_per_m": 2.0} for i in range(ARMS)}
+    service = features.FeatureService.for_precomputed(dimension=FEATURES)
+    router = package.BanditRouter.create(model_registry=models, priors="none", bandit_seed=0, feature_service=service)
+    rng, context = random.Random(0), _contexts()
+
+    def pair(x: NDArray[np.float64], reward: float) -> None:
+        router.process_feedback(router.route(x)[1].request_id, reward)
+
+    def ready() -> Call:
+        x, reward = context(), float(rng.random() < 0.6)
+        return lambda: pair(x, reward)
+
+    return ready
+
+
+def _litellm() -> Subject:
+    """`Router.get_available_deployment` with its default strategy: a weighted shuffle among healthy deployments."""
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # or importing it asks the internet
+    package = importlib.import_module("litellm")
+    deployments = [
+        {
+            "model_name": "chat",
+            "litellm_params": {"model": f"openai/model-{i}", "api_key": "none", "api_base": "http://127.0.0.1:9"},
+        }
+        for i in range(ARMS)
+    ]
+    router: Any = package.Router(model_list=deployments)
+    messages = [{"role": "user", "content": "hello"}]
+    return lambda: lambda: router.get_available_deployment(model="chat", messages=messages)
+
+
 def _mabwiser(policy: str, *, contextual: bool) -> Subject:
     """`MAB.predict` with the policy's defaults."""
     package = importlib.import_module("mabwiser.mab")
@@ -84,6 +121,8 @@ def _mabwiser(policy: str, *, contextual: bool) -> Subject:
 
 
 _PEERS: dict[str, Callable[[], Subject]] = {
+    "litellm_router_pick": _litellm,
+    "paretobandit_route_and_feedback": _pareto_bandit_pair,
     "paretobandit_route": _pareto_bandit,
     "mabwiser_thompson_predict": lambda: _mabwiser("ThompsonSampling", contextual=False),
     "mabwiser_linucb_predict": lambda: _mabwiser("LinUCB", contextual=True),

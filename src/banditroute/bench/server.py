@@ -45,6 +45,11 @@ class EmptyService(servicers.RouterService):
         response.expire_time.seconds = 1_800_000_000
         return response
 
+    def Feedback(self, request: pb.FeedbackRequest, context: grpc.ServicerContext) -> pb.FeedbackResponse:  # noqa: N802
+        return pb.FeedbackResponse(
+            disposition=pb.DISPOSITION_APPLIED, signal_dispositions=[pb.DISPOSITION_APPLIED], state_position=1
+        )
+
 
 class BareCommit:
     """The least that makes feedback durable in groups: one table, one thread, one commit per group."""
@@ -96,6 +101,7 @@ def main(kind: str, folder: Path, core: int) -> None:
     engine: Any = open_engine(load(config(store=f"sqlite:///{folder}")), seed=1, threaded=True)
     if kind == "empty":
         setattr(servicers.RouterService, "Route", EmptyService.Route)  # noqa: B010
+        setattr(servicers.RouterService, "Feedback", EmptyService.Feedback)  # noqa: B010
     elif kind == "stuck":
         engine = StuckEngine(engine)
     elif kind == "bare":

@@ -11,11 +11,13 @@ import typer
 from banditroute.cli.changes import changes
 from banditroute.cli.options import AsJson
 from banditroute.cli.output import console, print_json, table
+from banditroute.cli.soak import soak
 from banditroute.cli.truth import truth
 
 app = typer.Typer()
 app.command("changes")(changes)
 app.command("ope")(truth)
+app.command("soak")(soak)
 
 
 @app.callback(invoke_without_command=True)
