@@ -46,13 +46,11 @@ class Served(NamedTuple):
 
 
 @contextmanager
-def served(
-    folder: Path, *, store: str, options: tuple[str, ...] = (), local: Mapping[str, Any] | None = None
-) -> Iterator[Served]:
+def served(folder: Path, *, store: str, options: tuple[str, ...] = (), local: Mapping[str, Any] = {}) -> Iterator[Served]:
     """`banditroute serve` on a store, as a process of its own. `local` goes into its configuration."""
     keys = folder / "keys.json"
     keys.write_text(json.dumps({"keys": [{"id": "bench", "secret": "5e" * 32}]}), encoding="utf-8")
-    document = {**config(store=store), "signing_keys_file": str(keys), **(local or {})}
+    document = {**config(store=store), "signing_keys_file": str(keys), **local}
     path = folder / "banditroute.yaml"
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
     listen = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]

@@ -1,10 +1,11 @@
-"""Mixed load for long at a share of the peak: does memory stay flat, does the store grow by no more than is said, does all go well?"""
+"""Mixed load for long at a share of the peak: is memory flat, does the store grow by no more than is said, does all go well?"""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -93,6 +94,7 @@ def _soaked(
         "load": share,
         "pairs": sum(round(sample["pairs_per_s"] * SLICE_S) for sample in samples),
         "failed": sum(sample["failed"] for sample in samples),
+        "errors": dict(sum((Counter(sample["errors"]) for sample in samples), Counter())),
         "rss_change_after_warm_up": last / first - 1.0,
         "rss_spread_after_warm_up": max(memory_bytes) / min(memory_bytes) - 1.0,
         "store_bytes": [sample["store"]["bytes"] for sample in samples],

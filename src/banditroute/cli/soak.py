@@ -58,7 +58,6 @@ def soak(
     ]
     head = ["minute", ">pairs/s", ">failed", ">route p99 ms", ">feedback p99 ms", ">server MB", ">store MB"]
     console().print(table(f"{found['load']:.0%} of a peak of {found['peak_pairs_per_s']:.0f} pairs/s", head, rows))
-    console().print(
-        f"{found['pairs']:,} pairs, {found['failed']} failed; the server's memory changed by "
-        f"{100 * found['rss_change_after_warm_up']:+.1f} % after warm-up (spread {100 * found['rss_spread_after_warm_up']:.1f} %)."
-    )
+    change, spread = (100 * found[f"rss_{name}_after_warm_up"] for name in ("change", "spread"))
+    told = f"the server's memory changed by {change:+.1f} % after warm-up (spread {spread:.1f} %)"
+    console().print(f"{found['pairs']:,} pairs, {found['failed']} failed {found['errors'] or ''}; {told}.")
