@@ -6,28 +6,38 @@ folds what the log holds into the next snapshot.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, Protocol
 
 from banditroute._version import __version__
-from banditroute.core.errors import FeedbackWindowOver, InvalidRequest, StaleState, StoreUnavailable, UnknownCategory
+from banditroute.choose import Choice, chosen
+from banditroute.core.errors import InvalidRequest, StaleState, StoreUnavailable, UnknownCategory
 from banditroute.core.fold import FOLD_VERSION
-from banditroute.core.policy import draw, keyed_draw, reason
-from banditroute.core.types import CategoryReport, Decision, EngineInfo, FeedbackReceipt, FeedbackReport, JournalRow, RouteQuery
+from banditroute.core.policy import View, reason
+from banditroute.core.state import State
+from banditroute.core.types import (
+    CategoryReport,
+    Decision,
+    EngineInfo,
+    Event,
+    FeedbackReceipt,
+    FeedbackReport,
+    JournalRow,
+    RouteQuery,
+)
 from banditroute.core.validate import check_query, check_report
 from banditroute.follower import Follower
 from banditroute.inflight import InFlight
-from banditroute.intake import answered, appended
+from banditroute.intake import answered, appended, expiry
 from banditroute.journal import JournalTail
-from banditroute.log.base import Checkpoint, EventLog, JournalKey
+from banditroute.log.base import Checkpoint, EventLog, FeedbackAppend, JournalKey
 from banditroute.log.sink import DecisionSink
 from banditroute.log.sink_codec import SinkRow
 from banditroute.operate import ArmAction, Operations
 from banditroute.snapshot import Snapshot
-from banditroute.tokens import DecisionToken, TokenSigner, uuid7
+from banditroute.tokens import DecisionToken, TokenSigner
 
 
 class Companion(Protocol):
@@ -124,49 +134,38 @@ class Engine:
         if violations:
             raise InvalidRequest(violations)
         now = self._clock()
-        broken = snapshot.broken(int(now * 1e6)) if snapshot.tripped else None
-        plan = view.plan(query, self._in_flight.of(query.category), broken)
-        if query.request_key:
-            key = f"{self._log.log_id}\0{query.category}\0{query.request_key}"
-            choice = keyed_draw(plan, hashlib.sha256(key.encode()).digest())
-        else:
-            choice = draw(plan, self._rng.random())
-        time_ms = int(now * 1000.0)
-        decision_key = uuid7(time_ms, self._rng.getrandbits(74))
-        chosen = plan.eligible[choice]
-        why = reason(plan, choice)
-        features = query.features
-        token = DecisionToken(
-            decision_key,
-            query.category,
-            chosen.model,
-            chosen.propensity,
-            chosen.quality_mean,
-            chosen.expected_cost_usd,
-            plan.computed_costs_usd[choice],
-            query.input_tokens,
-            snapshot.state.position,
-            view.schema,
-            tuple([features.get(f.name, f.mean) for f in view.settings.features]) if view.settings.features else (),
-        )
-        self._in_flight.started(query.category, chosen.model, decision_key)
+        plan, place, token = self.decide(query, snapshot, view, now)
+        time_ms, why = int(now * 1000.0), reason(plan, place)
         if self._sink is not None:
-            self._sink.put(SinkRow(decision_key, time_ms, why, query, plan, choice))
+            self._sink.put(SinkRow(token.decision, time_ms, why, query, plan, place))
         models = plan.models
         return Decision(
             self.signer.sign(token),
-            chosen.model,
-            models[:choice] + models[choice + 1 :],
-            chosen.propensity,
+            token.model,
+            models[:place] + models[place + 1 :],
+            token.propensity,
             why,
-            chosen.quality_mean,
-            chosen.expected_cost_usd,
-            snapshot.state.position,
+            token.expected_quality,
+            token.expected_cost_usd,
+            token.state_position,
             time_ms * 1e-3 + snapshot.state.settings.feedback_window_us * 1e-6,
             query.category,
             plan,
             not self._follower.store_ok,
         )
+
+    def decide(self, query: RouteQuery, snapshot: Snapshot, view: View, now: float) -> Choice:
+        """The choice itself, from a checked query's category `view` in `snapshot`; `now` in Unix seconds.
+
+        Raises:
+            NoEligibleModel
+        """
+        category = query.category
+        choice = chosen(
+            query, snapshot, view, in_flight=self._in_flight.of(category), now=now, rng=self._rng, log_id=self._log.log_id
+        )
+        self._in_flight.started(category, choice.token.model, choice.token.decision)
+        return choice
 
     # --- taking feedback ---
 
@@ -184,10 +183,7 @@ class Engine:
             raise StoreUnavailable("still starting: the log is not folded yet; try again")
         token = self.signer.verify(report.decision_id)
         state = self._follower.snapshot.state
-        expire_us = token.time_ms * 1000 + state.settings.feedback_window_us
-        if self._clock() * 1e6 > expire_us:
-            days = state.settings.feedback_window_us / 86400e6
-            raise FeedbackWindowOver(f"the decision is older than the feedback window of {days:g} days; route again")
+        expire_us = expiry(token, state, now=self._clock())
         category = state.categories.get(token.category)
         violations = check_report(report, drawn=token.model, known_models=category.cells if category else (token.model,))
         if violations:
@@ -203,11 +199,27 @@ class Engine:
             else:
                 answer.set_result(answered(done.result(), report, state=state, token=token))
 
-        if report.signals:
-            self._in_flight.answered(token.category, token.model, token.decision)
-        logged = self._log.append_feedback(appended(report, token, state.settings, expire_us=expire_us))
+        logged = self._log.append_feedback(self._taken(report, token, state, expire_us))
         logged.add_done_callback(settle)
         return answer
+
+    def taken(self, report: FeedbackReport, token: DecisionToken) -> FeedbackAppend:
+        """A checked report on a decision of this process, on its way into the log.
+
+        Raises:
+            FeedbackWindowOver: the decision is too old.
+        """
+        state = self._follower.snapshot.state
+        return self._taken(report, token, state, expiry(token, state, now=self._clock()))
+
+    def _taken(self, report: FeedbackReport, token: DecisionToken, state: State, expire_us: int) -> FeedbackAppend:
+        if report.signals:
+            self._in_flight.answered(token.category, token.model, token.decision)
+        return appended(report, token, state.settings, expire_us=expire_us)
+
+    def fold(self, event: Event) -> None:
+        """See `Follower.fold`."""
+        self._follower.fold(event)
 
     # --- configuration and operators ---
 

@@ -239,6 +239,13 @@ class Follower:
         if state.position % self._checkpoint_every == 0 and state.position > self._checkpointed:
             self._try_checkpoint(state)
 
+    def fold(self, event: Event) -> None:
+        """Folds one event that its log hands over as it is appended: for a single thread, which neither reads nor waits."""
+        state, transitions = learn(self.snapshot.state, event, self._columns)
+        if transitions:
+            tell(self._log.record_transitions(transitions))
+        self.snapshot = Snapshot(state, self.snapshot)
+
     def _publish(self, state: State, *, grew: bool) -> None:
         with self._progress:
             self.snapshot = Snapshot(state, self.snapshot)

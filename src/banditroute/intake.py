@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from banditroute.core.change import ended_since
+from banditroute.core.errors import FeedbackWindowOver
 from banditroute.core.settings import SharedSettings
 from banditroute.core.state import State
 from banditroute.core.types import Attempt, Disposition, FeedbackReceipt, FeedbackReport, Signal
@@ -13,36 +14,45 @@ from banditroute.log.base import FeedbackAppend
 from banditroute.tokens import DecisionToken
 
 
+def expiry(token: DecisionToken, state: State, *, now: float) -> int:
+    """Until when feedback on a decision is taken, in microseconds since 1970; `now` in Unix seconds.
+
+    Raises:
+        FeedbackWindowOver
+    """
+    window_us = state.settings.feedback_window_us
+    expire_us = token.time_ms * 1000 + window_us
+    if now * 1e6 > expire_us:
+        raise FeedbackWindowOver(f"the decision is older than the feedback window of {window_us / 86400e6:g} days; route again")
+    return expire_us
+
+
 def appended(report: FeedbackReport, token: DecisionToken, settings: SharedSettings, *, expire_us: int) -> FeedbackAppend:
     """The report on its way into the log: signals with their weight in observations, attempts with their
     price-table cost. Where the arm does not exist, they weigh nothing: recorded, not learned."""
-    category = settings.categories.get(token.category)
-    live = category.models if category else ()
-
-    def weighed(signal: Signal) -> Signal:
-        if category is None or (signal.model or token.model) not in live:
-            return signal._replace(weight=0.0)
-        return signal._replace(weight=min(10.0, category.signal_weights[signal.kind] * signal.weight))
-
-    def priced(attempt: Attempt) -> Attempt:
-        model = attempt.model or token.model
+    category, drawn = settings.categories.get(token.category), token.model
+    live: Collection[str] = category.models if category else ()
+    signals, attempts = [], []
+    for signal in report.signals:
+        if category is None or (signal.model or drawn) not in live:
+            signals.append(signal._replace(weight=0.0))
+        else:
+            kind, value, source, scale, model = signal
+            signals.append(Signal(kind, value, source, min(10.0, category.signal_weights[kind] * scale), model))
+    for attempt in report.attempts:
+        model = attempt.model or drawn
         if model not in live:
-            return attempt
-        if attempt.input_tokens is not None and attempt.output_tokens is not None:
+            attempts.append(attempt)
+        elif attempt.input_tokens is not None and attempt.output_tokens is not None:
             cached = min(attempt.cached_input_tokens or 0, attempt.input_tokens)
             cost = settings.models[model].list_cost_usd(attempt.input_tokens, attempt.output_tokens, cached)
-            return attempt._replace(computed_usd=cost)
-        # Without its tokens, what it was expected to take: known for the model that was drawn.
-        return attempt._replace(computed_usd=token.computed_cost_usd) if model == token.model else attempt
-
-    return FeedbackAppend(
-        key=token.decision,
-        decision=_body(token),
-        signals=tuple([weighed(signal) for signal in report.signals]),
-        attempts=tuple([priced(attempt) for attempt in report.attempts]),
-        observe_us=None if report.observe_time is None else int(report.observe_time * 1e6),
-        expire_us=expire_us,
-    )
+            attempts.append(attempt._replace(computed_usd=cost))
+        elif model == drawn:  # without its tokens, what it was expected to take: known for the model that was drawn
+            attempts.append(Attempt(*attempt[:-1], computed_usd=token.computed_cost_usd))
+        else:
+            attempts.append(attempt)
+    observe_us = None if report.observe_time is None else int(report.observe_time * 1e6)
+    return FeedbackAppend(token.decision, _body(token), tuple(signals), tuple(attempts), observe_us, expire_us)
 
 
 def _body(token: DecisionToken) -> dict[str, Any]:

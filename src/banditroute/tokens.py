@@ -30,6 +30,7 @@ _BLOCK_BYTES = 64
 _TAG_BYTES = 4
 _NO_TOKENS = 0xFFFFFFFF
 _HEAD = struct.Struct(">B4s16sdfffIQ8sBBB")
+_AMOUNTS = struct.Struct(">fff")
 
 
 class _Mac:
@@ -84,6 +85,21 @@ class DecisionToken(NamedTuple):
     def time_ms(self) -> int:
         """When the decision was made: Unix time in milliseconds, from the UUIDv7."""
         return int.from_bytes(self.decision[:6], "big")
+
+
+def as_sent(token: DecisionToken) -> DecisionToken:
+    """The token as its id would give it back: amounts and context as float32.
+
+    Raises:
+        ValueError: as `TokenSigner.sign`, but for lengths.
+    """
+    try:
+        quality, cost, computed = _AMOUNTS.unpack(_AMOUNTS.pack(*token[4:7]))
+        form = f">{len(token.context)}f"
+        context = struct.unpack(form, struct.pack(form, *token.context)) if token.context else ()
+    except (struct.error, OverflowError) as error:
+        raise ValueError(f"the decision does not fit an id: {error}") from error
+    return DecisionToken(*token[:4], quality, cost, computed, *token[7:10], context)
 
 
 def uuid7(time_ms: int, entropy: int) -> bytes:

@@ -99,6 +99,7 @@ def open_engine(
     clock: Callable[[], float] | None = None,
     seed: int | None = None,
     threaded: bool,
+    log: EventLog | None = None,
 ) -> Engine:
     """Opens the store and starts the engine on it.
 
@@ -107,6 +108,7 @@ def open_engine(
         clock: Unix seconds; default: the system's.
         seed: makes draws and ids repeatable; default: entropy.
         threaded: follow the log in a thread and deliver webhooks (server), or fold when told to (in process).
+        log: in place of one that is opened for a store in memory.
 
     Raises:
         ConfigError, StoreInUse, StoreTooNew, StoreKeyMismatch, StoreUnavailable.
@@ -119,10 +121,9 @@ def open_engine(
     receivers = read_receivers(local.webhooks, local.folder) if threaded else []
     here = local_checkpoint(local) if shared and local.redis.stale_start == "allow" else None
     held = None if here is None else here.load()
-    log: EventLog
     sink = None
     if directory is None and not shared:
-        log = MemoryLog(now, log_id=None if seed is None else f"seed-{seed}")
+        log = log or MemoryLog(now, log_id=None if seed is None else f"seed-{seed}")
     else:
         log = open_log(local, store=store, clock=now, known=None if held is None else held[:2])
     try:

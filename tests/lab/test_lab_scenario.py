@@ -213,7 +213,7 @@ def test_features_of_prompts_reach_the_router(toy: Dataset) -> None:
     course = make_course(source, requests=60, seed=1, cost_weight=0.1)
     assert course.stream.features is not None
     with router_of(course, seed=1) as router:
-        declared = router._router.engine.snapshot.state.settings.categories["c0"].features
+        declared = router.engine.snapshot.state.settings.categories["c0"].features
         assert [feature.name for feature in declared] == sorted(source.feature_names)
         router.pick(0, int(course.stream.categories[0]))
     plain = dataclasses.replace(setting, source=toy)

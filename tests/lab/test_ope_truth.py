@@ -21,7 +21,6 @@ from banditroute.lab.ope.coverage import Told, Trial, study, summed_up, trials
 from banditroute.lab.ope.truth import Setting, logging_policy, made_log, policies
 from banditroute.lab.router_policy import INPUT_TOKENS, RouterPolicy
 from banditroute.lab.source import cost_reference_usd, model_costs_usd
-from banditroute.router import Router
 
 SMALL = Setting(decisions=300, batch=20, floor=0.05)
 
@@ -36,7 +35,7 @@ class Scripted(random.Random):
 
 
 def test_a_made_log_is_the_routers_own(toy: Dataset) -> None:
-    """The same picks through `Router`, one by one: the same probabilities, bit for bit."""
+    """The same picks through the router, one by one: the same probabilities, bit for bit."""
     setting = Setting(decisions=150, batch=1, floor=0.05)
     logged = made_log(toy, setting, seed=3).logged
     rng = Scripted(0)
@@ -49,11 +48,10 @@ def test_a_made_log_is_the_routers_own(toy: Dataset) -> None:
         of_category={"propensity_floor": 0.05, "half_life_count": None, "max_effective_sample_size": 1e9},
         recording=True,
     ) as policy:
-        router: Router = policy._router
-        router.engine._rng = rng
+        policy.engine._rng = rng
         for i in range(len(logged)):
             category, wanted = int(logged.category[i]), int(logged.chosen[i])
-            plan = router.engine.snapshot.view(f"c{category}").plan(RouteQuery(f"c{category}", {}, INPUT_TOKENS, 0))
+            plan = policy.engine.snapshot.view(f"c{category}").plan(RouteQuery(f"c{category}", {}, INPUT_TOKENS, 0))
             place = plan.models.index(f"m{wanted}")
             rng.wanted = sum(plan.propensities[:place]) + plan.propensities[place] / 2.0
             assert policy.pick(i, category) == wanted

@@ -1,4 +1,5 @@
-"""How fast the lab is: decisions with feedback per second and core, through the production engine, beside a bare loop."""
+"""How fast the lab is: decisions with feedback per second and core, as a simulation runs them (`lab/direct.py`), beside a bare
+loop."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ def bare(means: Sequence[float], requests: int) -> float:
 
 
 def run(*, quick: bool = False) -> dict[str, Any]:
-    """By case: `per_second` of processor time through the engine, `bare_per_second`, and what share of it the former is."""
+    """By case: `per_second` of processor time through the lab's engine, `bare_per_second`, and what share of it the former is."""
     requests, repeats = (500, 1) if quick else (6000, 3)
     found = {}
     for name, means in CASES.items():

@@ -111,10 +111,10 @@ def rewarded(
         held = models.get(model, _NO_MODEL)
         row = Row(told.position, told.ordinal, told.time_us, told.category, after, told.z, after[0] - known)
         if first:
-            rows = (*held.rows, row)
             if held.rows and row.position < held.rows[-1].position:  # first judged late
-                rows = tuple(sorted(rows, key=lambda each: each.position))
-            rows = rows[-KEPT:]
+                rows = tuple(sorted((*held.rows, row), key=lambda each: each.position)[-KEPT:])
+            else:
+                rows = (*held.rows[1 - KEPT :], row)
         else:
             rows = tuple([row if (old.position, old.category) == (row.position, row.category) else old for old in held.rows])
         models[model] = ModelState(held.streams, rows)

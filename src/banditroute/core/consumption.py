@@ -81,7 +81,9 @@ def consumptions(cells: Sequence[Cell], *, factor: float, usuals: Usuals) -> lis
     into = _two_way(factor, in_n, in_tokens, in_n, usuals.input_tokens)
     out = _two_way(factor, out_n, out_tokens, out_n, usuals.output_tokens)
     cost = _two_way(factor, cost_n, reported, computed, usuals.cost)
-    unpriced = [bills / count if count > SEEN else 0.0 for count, bills in zip(unpriced_n, unpriced_usd, strict=True)]
+    unpriced: Sequence[float] = unpriced_n  # mostly none, and then all are 0
+    if any(unpriced_n):
+        unpriced = [bills / count if count > SEEN else 0.0 for count, bills in zip(unpriced_n, unpriced_usd, strict=True)]
     delay = [None] * len(cells) if usuals.latency is None else _two_way(factor, latency_n, latency_s, latency_n, usuals.latency)
     return list(map(Consumption, into, out, cost, unpriced, delay))
 
@@ -96,21 +98,26 @@ def _two_way(
     """
     if not any(counts):
         return [usual for usual, _ in usuals]
-    rows = []
+    rows: list[tuple[float, float, float, float, bool]] = []
     all_said = all_voices = 0.0
     for count, use, unit, (usual, is_open) in zip(counts, used, units, usuals, strict=True):
-        share = own = voice = said = 0.0
         seen = factor * count
         if seen > SEEN and unit > 0.0:
             share = seen / (seen + USAGE_WEIGHT)
             own = share * use / unit
             if is_open:
-                voice, said = share, own / usual
-                all_voices += voice
+                said = own / usual
+                all_voices += share
                 all_said += said
-        rows.append((share, own, voice, said))
+                rows.append((own, (1.0 - share) * usual, share, said, is_open))
+            else:
+                rows.append((own, (1.0 - share) * usual, 0.0, 0.0, is_open))
+        else:
+            rows.append((0.0, usual, 0.0, 0.0, is_open))
     found = []
-    for (share, own, voice, said), (usual, is_open) in zip(rows, usuals, strict=True):
-        shift = (max(0.0, all_said - said) + 1.0) / (all_voices - voice + 1.0) if is_open else 1.0
-        found.append(own + (1.0 - share) * usual * shift)
+    for own, rest, voice, said, is_open in rows:
+        if is_open:
+            others = all_said - said
+            rest *= ((others if others > 0.0 else 0.0) + 1.0) / (all_voices - voice + 1.0)
+        found.append(own + rest)
     return found

@@ -50,13 +50,18 @@ class Pair(NamedTuple):
 
     def after(self, value: float, *, reference: float, margin: float, bias: float = 0.0) -> Pair:
         """One value later; `reference` is the mean that it should have, known before it, `bias` how far off such were."""
-        low, high = max(0.0, reference - margin + min(0.0, bias)), min(1.0, reference + margin + max(0.0, bias))
+        low, high = reference - margin, reference + margin
+        if bias < 0.0:
+            low += bias
+        elif bias > 0.0:
+            high += bias
+        low, high = low if low > 0.0 else 0.0, high if high < 1.0 else 1.0
         return Pair(_stepped(self.down, low - value, 1.0 - low), _stepped(self.up, value - high, high))
 
 
 def _stepped(wealth: Wealth, gain: float, room: float) -> Wealth:
     """Written out, a bet a line: a loop takes three times as long, and four of these are much of what a feedback costs."""
-    unit = gain / max(room, SLACK)
+    unit = gain / (room if room > SLACK else SLACK)
     one, two, three, four = BETS
     first, second, third, fourth = wealth
     return (
@@ -116,18 +121,20 @@ def observed(stream: Stream, reference: Reference, category: str, value: float) 
     """Both tests one value later. The value waits; `joined` tells which one's waiting is over."""
     seen, size, square, tested, off, waiting, tests = stream
     count, total, recent, alone = reference
-    variance, mean = stream.variance, reference.mean
     gap = None
-    if count >= LEAST_OF_ARM and size >= LEAST_OF_MODEL:
-        # References' errors cancel as far as categories come as often as they came; one that comes surely more often has its own.
-        often = recent - SURELY * math.sqrt(recent)
-        error = max(1.0 / size, often / (LAG * count))
-        margin = SLACK + STANDARD_ERRORS * math.sqrt(variance * error)
-        tests = tests.after(value, reference=mean, margin=margin, bias=stream.bias)
-        gap = value - mean
-    if count >= LEAST_ALONE:
-        margin = SLACK + STANDARD_ERRORS * math.sqrt(variance / count)
-        alone = alone.after(value, reference=mean, margin=margin)
+    if count >= LEAST_OF_ARM:
+        variance, mean = stream.variance, total / count
+        if size >= LEAST_OF_MODEL:
+            # References' errors cancel as far as categories come as often as they came; one that comes surely more often has
+            # its own.
+            often = recent - SURELY * math.sqrt(recent)
+            error = max(1.0 / size, often / (LAG * count))
+            margin = SLACK + STANDARD_ERRORS * math.sqrt(variance * error)
+            tests = tests.after(value, reference=mean, margin=margin, bias=stream.bias)
+            gap = value - mean
+        if count >= LEAST_ALONE:
+            margin = SLACK + STANDARD_ERRORS * math.sqrt(variance / count)
+            alone = alone.after(value, reference=mean, margin=margin)
     waits = seen >= QUALIFYING
     waiting = (*waiting, (category, value, gap)) if waits else ()
     return Stream(seen + 1, size, square, tested, off, waiting, tests), Reference(count, total, recent + waits, alone)

@@ -42,7 +42,12 @@ class Usage(NamedTuple):
     unpriced_usd: float = 0.0
 
 
+MAX_USED = 1e12
+"""More tokens, dollars or seconds of one attempt are a mistake."""
 _NOT_USED = Usage()
+_NOT_USAGE = ("error", "observe_us")
+_NONE_USED = (0.0, 0.0)
+_NO_BILL = (0.0,) * 5
 
 
 class Cell(NamedTuple):
@@ -173,20 +178,24 @@ def usage_of(attempt: Mapping[str, Any] | None) -> tuple[Usage, bool]:
         return _NOT_USED, False
     if attempt["error"] != ErrorKind.NONE:
         return _NOT_USED, True
-    values = {name: number(value, low=0.0, high=1e12) for name, value in attempt.items() if name not in ("error", "observe_us")}
-    in_n, into = _counted(values, "input_tokens")
-    out_n, out = _counted(values, "output_tokens")
-    latency_n, latency = _counted(values, "latency_s")
-    if "cost_usd" not in values or "computed_usd" not in values:
-        return Usage(in_n, into, out_n, out, 0.0, 0.0, 0.0, latency_n, latency, 0.0, 0.0), False
-    cost, computed = values["cost_usd"], values["computed_usd"]
-    if computed > 0.0:
-        return Usage(in_n, into, out_n, out, 1.0, computed, cost, latency_n, latency, 0.0, 0.0), False
-    return Usage(in_n, into, out_n, out, 0.0, 0.0, 0.0, latency_n, latency, 1.0, cost), False
-
-
-def _counted(values: Mapping[str, float], name: str) -> tuple[float, float]:
-    return (1.0, values[name]) if name in values else (0.0, 0.0)
+    values = {}
+    for name, value in attempt.items():
+        if name not in _NOT_USAGE:
+            plain = type(value) is float and 0.0 <= value <= MAX_USED
+            values[name] = value if plain else number(value, low=0.0, high=MAX_USED)
+    into, out, latency = values.get("input_tokens"), values.get("output_tokens"), values.get("latency_s")
+    bills = _NO_BILL
+    if "cost_usd" in values and "computed_usd" in values:
+        cost, computed = values["cost_usd"], values["computed_usd"]
+        bills = (1.0, computed, cost, 0.0, 0.0) if computed > 0.0 else (0.0, 0.0, 0.0, 1.0, cost)
+    billed, computed, reported, unpriced, given_away = bills
+    in_n, in_tokens = _NONE_USED if into is None else (1.0, into)
+    out_n, out_tokens = _NONE_USED if out is None else (1.0, out)
+    waits, waited_s = _NONE_USED if latency is None else (1.0, latency)
+    return (
+        Usage(in_n, in_tokens, out_n, out_tokens, billed, computed, reported, waits, waited_s, unpriced, given_away),
+        False,
+    )
 
 
 def add_usage(cell: Cell, *, before: tuple[Usage, bool], after: tuple[Usage, bool], weight: float) -> Cell:
@@ -241,4 +250,6 @@ def _dot(left: Sequence[float], right: Sequence[float]) -> float:
 
 def finite(cell: Cell) -> bool:
     """Whether every sum is a finite number."""
+    if math.isfinite(sum(cell.information, 0.0) + sum(cell.moment, 0.0) + cell.square + sum(cell.usage, 0.0)):
+        return True  # what is not finite would make that not finite
     return all(map(math.isfinite, (*cell.information, *cell.moment, cell.square, *cell.usage)))

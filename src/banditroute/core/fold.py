@@ -292,14 +292,16 @@ def _first_values(signals: Mapping[str, Sequence[Any]], before: Mapping[str, Any
 
 def _rebased(category: CategoryState, place: int, ordinal: int) -> CategoryState:
     """The category with its landmarks moved up by whole half-lives: exact, since those are powers of two."""
-    steps = _steps(place - category.landmark, category.ageing.half_life)
-    usage_steps = _steps(ordinal - category.usage_landmark, USAGE_AGEING_COUNT)
-    if not steps and not usage_steps:
+    half_life = category.ageing.half_life
+    near = half_life is None or place - category.landmark < REBASE_HALF_LIVES * half_life
+    if near and ordinal - category.usage_landmark < REBASE_HALF_LIVES * USAGE_AGEING_COUNT:
         return category
+    steps = _steps(place - category.landmark, half_life)
+    usage_steps = _steps(ordinal - category.usage_landmark, USAGE_AGEING_COUNT)
     factor, usage = (math.ldexp(1.0, -min(each, 1074)) for each in (steps, usage_steps))
     return category._replace(
         cells={model: scaled(cell, factor, usage=usage) for model, cell in category.cells.items()},
-        landmark=category.landmark + steps * (category.ageing.half_life or 0),
+        landmark=category.landmark + steps * (half_life or 0),
         usage_landmark=category.usage_landmark + usage_steps * USAGE_AGEING_COUNT,
     )
 

@@ -147,14 +147,14 @@ def contrasts(covariance: Matrix) -> list[float]:
     d_i = (sum_j D_ij - sum D / (2 (K - 1))) / (K - 2), floored at 1e-7; for K = 2, half of D_12 each. What moves
     all arms alike (the category's difficulty) cancels, and does not widen exploration.
     """
-    rows: list[list[float]] = covariance.tolist()
-    count = len(rows)
-    own = [row[i] for i, row in enumerate(rows)]
+    own: list[float] = covariance.diagonal().tolist()
+    count = len(own)
     if count == 1:
         return [max(own[0], LEAST_VARIANCE)]
-    total = sum(own)
-    sums = [count * variance + total - 2.0 * sum(row) for variance, row in zip(own, rows, strict=True)]
+    total, rows = sum(own, 0.0), covariance.tolist()
+    sums: list[float] = [count * variance + total - 2.0 * sum(row, 0.0) for variance, row in zip(own, rows, strict=True)]
     if count == 2:
         return [max(each / 2.0, LEAST_VARIANCE) for each in sums]
-    common = sum(sums) / (2.0 * (count - 1))
-    return [max((each - common) / (count - 2), LEAST_VARIANCE) for each in sums]
+    common, rest = sum(sums) / (2.0 * (count - 1)), count - 2
+    found = [(each - common) / rest for each in sums]
+    return found if min(found) >= LEAST_VARIANCE else [max(each, LEAST_VARIANCE) for each in found]

@@ -40,9 +40,11 @@ def exp2(x: float) -> float:
     if whole < -1080:
         return 0.0
     fraction = x - whole
-    total = 0.0
-    for coefficient in _EXP2:
-        total = total * fraction + coefficient
+    # Horner's rule, written out: a loop takes four times as long, and every feedback needs a few of these.
+    c14, c13, c12, c11, c10, c9, c8, c7, c6, c5, c4, c3, c2, c1, c0 = _EXP2
+    total = ((((c14 * fraction + c13) * fraction + c12) * fraction + c11) * fraction + c10) * fraction + c9
+    total = ((((total * fraction + c8) * fraction + c7) * fraction + c6) * fraction + c5) * fraction + c4
+    total = (((total * fraction + c3) * fraction + c2) * fraction + c1) * fraction + c0
     return math.ldexp(total, whole)
 
 

@@ -215,17 +215,23 @@ class View:
         probes = {} if self._unheld else self._probes(worths[:sound], places[:sound])
         if trials:
             probes = probes | dict(enumerate(trials, start=sound))
-        tried = [i for i, most in enumerate(patience) if most >= in_flight.get(names[i], 0) and i not in probes]
+        waiting = in_flight.get
+        tried = [i for i, most in enumerate(patience) if most >= waiting(names[i], 0) and i not in probes]
         pure = [0.0] * len(ranked)
-        for i, share in zip(tried, thompson([worths[i] for i in tried], [seen.spread[places[i]] for i in tried]), strict=True):
-            pure[i] = share
+        if len(tried) == 1:
+            pure[tried[0]] = 1.0
+        else:
+            spread = seen.spread
+            for i, share in zip(tried, thompson([worths[i] for i in tried], [spread[places[i]] for i in tried]), strict=True):
+                pure[i] = share
         floor = settings.propensity_floor
         shares = with_probes(pure, floor, probes) if probes else with_floor(pure, floor)
         if not self._unheld:
             looks = self._first_looks(shares, lives, probes)
             if looks:
                 shares = with_probes(pure, floor, probes | looks)
-        eligible = tuple(map(Candidate, names, itertools.repeat(None), means, deviations, costs, worths, shares, lives))
+        columns = names, itertools.repeat(None), means, deviations, costs, worths, shares, lives
+        eligible = tuple(map(Candidate._make, zip(*columns, strict=False)))
         rows = excluded | dict(zip(places, eligible, strict=True))
         return Plan(
             models=names,
@@ -273,10 +279,11 @@ class View:
         own: list[float] = seen.covariance.diagonal().tolist()
         shared: list[float] = seen.covariance[best].tolist()
         patience = [math.inf]
-        for i in range(1, len(places)):
-            place, gap = places[i], worths[0] - worths[i]
+        top, known = worths[0], own[best]
+        for worth, place in zip(worths[1:], places[1:], strict=True):
+            gap = top - worth
             # What comparing the two is unsure of.
-            difference = max(own[best] + own[place] - 2.0 * shared[place], _LEAST_DIFFERENCE)
+            difference = max(known + own[place] - 2.0 * shared[place], _LEAST_DIFFERENCE)
             left = -1.0
             if gap * gap <= _HOPELESS * difference:
                 left = looks_left(gap, difference, noise=noises[place], horizon=horizon)

@@ -117,21 +117,21 @@ def arms(cells: Sequence[Cell], *, factor: float, settings: CategorySettings, ba
     of events does not matter.
     """
     cap = settings.max_effective_sample_size
-    kept = []
+    kept, sizes = [], []
     for cell in cells:
         size = factor * cell.information[0]
-        kept.append(factor if size <= cap else factor * cap / size)
-    sizes = [each * cell.information[0] for each, cell in zip(kept, cells, strict=True)]
-    slopes = None
+        each = factor if size <= cap else factor * cap / size
+        kept.append(each)
+        sizes.append(each * cell.information[0])
+    slopes, noises = None, basis.noises
     if len(cells[0].moment) == 1:
-        precision = np.array(sizes) / basis.noises
-        moment = np.array([each * cell.moment[0] for each, cell in zip(kept, cells, strict=True)]) / basis.noises
+        precision, moment = np.array((sizes, [each * cell.moment[0] for each, cell in zip(kept, cells, strict=True)])) / noises
     else:
-        precision, moment, slopes = _without_features(cells, np.array(kept) / basis.noises)
+        precision, moment, slopes = _without_features(cells, np.array(kept) / noises)
     total = basis.precision.copy()
-    diagonals(total)[:] += precision
+    total.reshape(2, -1)[:, :: len(sizes) + 1] += precision  # the diagonals
     covariance, later = inverse(total[0]), inverse(total[1])
-    return Arms(Belief(covariance @ (basis.moment + moment), covariance), sizes, basis.noises, slopes, later)
+    return Arms(Belief(covariance @ (basis.moment + moment), covariance), sizes, noises, slopes, later)
 
 
 def _without_features(cells: Sequence[Cell], per_noise: Vector) -> tuple[Vector, Vector, Slopes]:
@@ -168,4 +168,4 @@ def moved(shifts: Sequence[Shift | None], *, noises: Vector, position: int) -> M
 
 def stddevs(belief: Belief) -> list[float]:
     """Posterior standard deviations of the qualities, shape (K,)."""
-    return [math.sqrt(max(0.0, variance)) for variance in belief.covariance.diagonal().tolist()]
+    return [math.sqrt(variance) if variance > 0.0 else 0.0 for variance in belief.covariance.diagonal().tolist()]

@@ -108,27 +108,26 @@ def integrate(means: Numbers, stddevs: Numbers) -> NDArray[np.float64]:
     """
     points, weights = _nodes(means, stddevs)
     count, size = len(means), len(points)
-    slope = np.array([1.0 / s for s in stddevs])[:, None]
-    offset = np.array([m / s for m, s in zip(means, stddevs, strict=True)])[:, None]
+    slope, offset = np.array(([1.0 / s for s in stddevs], [m / s for m, s in zip(means, stddevs, strict=True)]))[:, :, None]
     if not _UNTHREADED < count * size <= _CHUNKED:
         return _piece(points, weights, offset, slope)
     step = _UNTHREADED // count
     result = np.zeros(count)
     for start in range(0, size, step):
-        result += _piece(points[start : start + step], weights[start : start + step], offset, slope)
+        some = weights if isinstance(weights, float) else weights[start : start + step]
+        result += _piece(points[start : start + step], some, offset, slope)
     return result
 
 
-def _nodes(means: Numbers, stddevs: Numbers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Points of the quadrature, and their weights over sqrt(2 pi), shape (n,) each."""
+def _nodes(means: Numbers, stddevs: Numbers) -> tuple[NDArray[np.float64], NDArray[np.float64] | float]:
+    """Points of the quadrature, shape (n,), and their weights over sqrt(2 pi), one for each or the same for all."""
     # Below every arm's least some factor vanishes; above every arm's most all densities do.
     lowest = max([m - _REACH * s for m, s in zip(means, stddevs, strict=True)])
     highest = max([m + _REACH * s for m, s in zip(means, stddevs, strict=True)])
     step = _STEP / math.sqrt(sum([1.0 / (s * s) for s in stddevs]))
     steps = (highest - lowest) / step
     if steps <= _MOST_STEPS * len(means):
-        points = np.arange(lowest, highest + step, step)
-        return points, np.full(len(points), step * _INV_SQRT_2PI)
+        return np.arange(lowest, highest + step, step), step * _INV_SQRT_2PI
     nodes, rule = _RULES[bisect.bisect_left(_MOST, len(means))]
     edges = _panels(means, stddevs, lowest, highest)
     half = (edges[1:] - edges[:-1])[:, None] * 0.5
@@ -149,14 +148,15 @@ def _panels(means: Numbers, stddevs: Numbers, lowest: float, highest: float) -> 
 
 
 def _piece(
-    points: NDArray[np.float64], weights: NDArray[np.float64], offset: NDArray[np.float64], slope: NDArray[np.float64]
+    points: NDArray[np.float64], weights: NDArray[np.float64] | float, offset: NDArray[np.float64], slope: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The integrals over some of the nodes. Shapes: points and weights (n,), offset = mean / sd and slope = 1 / sd (K, 1)."""
+    """The integrals over some of the nodes. Shapes: points (n,), weights (n,) or one for all, offset = mean / sd and
+    slope = 1 / sd (K, 1)."""
     z = points * slope
     z -= offset
     below = ndtr(z)
     # prod_{j != i} = prod / own factor: no node is below any arm's -7 sd, so every factor is above 1e-12.
-    product = np.multiply.reduce(below, axis=0)
+    product = np.multiply.reduce(below)  # over the arms
     product *= weights
     z *= z
     z *= -0.5

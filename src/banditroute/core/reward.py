@@ -91,20 +91,23 @@ def merge(record: Record | None, *, drawn: str, signals: Sequence[Signal], attem
     for attempt in attempts:
         key = attempt_key(attempt, drawn)
         said: dict[str, Any] = {"error": int(attempt.error)}
-        for field in USAGE_FIELDS:
-            value = getattr(attempt, field)
+        for field, value in zip(USAGE_FIELDS, attempt[3:9], strict=True):
             if value is not None:
                 said[field] = value
-        old = known_attempts.get(key, {"observe_us": observe_us})
-        before = {name: value for name, value in old.items() if name not in _NOT_SAID} if key in known_attempts else None
-        time_us = old["observe_us"]
+        before, time_us = None, observe_us
+        old = known_attempts.get(key)
+        if old is not None:
+            before = {name: value for name, value in old.items() if name not in _NOT_SAID}
+            time_us = old["observe_us"]
         disposition = _disposition(before, time_us, said, observe_us)
         if disposition is Disposition.DUPLICATE:
             touched |= observe_us > time_us
-            known_attempts[key] = old | {"observe_us": max(time_us, observe_us)}
+            known_attempts[key] = {**known_attempts[key], "observe_us": max(time_us, observe_us)}
         elif disposition is not Disposition.STALE:
-            priced = {} if attempt.computed_usd is None else {"computed_usd": attempt.computed_usd}
-            known_attempts[key] = said | priced | {"observe_us": observe_us}
+            if attempt.computed_usd is not None:
+                said["computed_usd"] = attempt.computed_usd
+            said["observe_us"] = observe_us
+            known_attempts[key] = said
         attempt_dispositions.append(disposition)
     merged["signals"] = known_signals
     merged["attempts"] = known_attempts
@@ -133,7 +136,8 @@ def fuse(signals: Mapping[str, Sequence[Any]]) -> dict[str, tuple[float, float]]
         ValueError, TypeError: this is no record.
     """
     totals: dict[str, tuple[float, float]] = {}
-    for key, (value, weight, _) in sorted(signals.items()):  # in one order, so that sums round the same
+    items = signals.items() if len(signals) < 2 else sorted(signals.items())  # in one order, so that sums round the same
+    for key, (value, weight, _) in items:
         model, _, _ = key.split(SEPARATOR)
         if not (0.0 <= value <= 1.0 and 0.0 <= weight <= 10.0):
             raise ValueError(f"signal out of range: {value!r}, {weight!r}")

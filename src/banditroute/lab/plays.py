@@ -71,6 +71,7 @@ def played(
     picks, told_at = np.empty(requests, dtype=np.int64), np.full(requests, NEVER)
     phases = {phase.start: phase for phase in course.phases}
     told, costs_usd = mail.told.tolist(), stream.costs_usd.tolist()
+    comes, copies, first_told = mail.comes.tolist(), mail.copies.tolist(), mail.first_told.tolist()
     failing, phase_of = [phase.failing.tolist() for phase in course.phases], course.phase_of.tolist()
     for step, category in enumerate(stream.categories.tolist()):
         if step in phases:
@@ -78,7 +79,11 @@ def played(
         if before is not None:
             before(step)
         picks[step] = model = learner.pick(step, category)
-        _post(letters, mail, delivery, step, model)
+        if comes[step]:
+            scored = first_told[step]
+            letters[step + delivery.late] += [_Letter(step, model, scored, copy == 0) for copy in range(copies[step])]
+            if scored != step:
+                letters[step + delivery.late + max(1, delivery.late)].append(_Letter(step, model, step, first=False))
         for letter in letters.pop(step, ()):
             if letter.first:
                 told_at[letter.request] = step
@@ -135,16 +140,6 @@ class _Letter(NamedTuple):
     model: int
     scored: int
     first: bool
-
-
-def _post(letters: dict[int, list[_Letter]], mail: Mail, delivery: Delivery, step: int, model: int) -> None:
-    if not mail.comes[step]:
-        return
-    scored = int(mail.first_told[step])
-    copies = int(mail.copies[step])
-    letters[step + delivery.late] += [_Letter(step, model, scored, copy == 0) for copy in range(copies)]
-    if scored != step:
-        letters[step + delivery.late + max(1, delivery.late)].append(_Letter(step, model, step, first=False))
 
 
 def _line(row: JournalRow) -> Line:

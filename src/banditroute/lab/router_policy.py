@@ -9,12 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from banditroute import logs
+from banditroute.config import load
 from banditroute.core.baselines import Utility
 from banditroute.core.errors import DatasetError
-from banditroute.core.types import Candidate, JournalRow, RouteQuery
+from banditroute.core.types import Attempt, Candidate, ErrorKind, JournalRow, RouteQuery, Signal, SignalKind
+from banditroute.engine import Engine
 from banditroute.lab.course import Phase
+from banditroute.lab.direct import Direct
 from banditroute.lab.source import FloatArray, IntArray
-from banditroute.router import Router
+from banditroute.tokens import DecisionToken
 
 Priors = Mapping[str, Mapping[str, Mapping[str, float | None]]]
 """{category: {model: {quality, effective_sample_size, output_tokens?}}}; the category "*" speaks for all not named."""
@@ -25,6 +28,8 @@ INPUT_TOKENS = 1000
 USD_PER_MTOK = 1_000_000 / INPUT_TOKENS
 """Every request stands for 1,000 input tokens, so 1,000 x a model's mean cost is its price per million."""
 _NOTHING: Mapping[str, Any] = {}
+_NO_FEATURES: Mapping[str, float] = {}
+_TIMED_OUT = (Attempt(error=ErrorKind.TIMEOUT),)
 
 
 class Beliefs(NamedTuple):
@@ -37,7 +42,8 @@ class Beliefs(NamedTuple):
 
 
 class RouterPolicy:
-    """A `banditroute.Router` on a memory store, a simulated clock of 30 s a request, and a seed, that logs no warnings.
+    """The engine that serves, driven directly (`lab/direct.py`), on a simulated clock of 30 s a request, and a seed, that logs no
+    warnings.
 
     It is told each model's mean cost as a list price, and with the feedback what the request really cost. `present`:
     which models are configured at first (default: all); `of_all` and `of_category` go into the configuration as they are,
@@ -65,7 +71,7 @@ class RouterPolicy:
         self._categories = {name: f"c{i}" for i, name in enumerate(categories)}
         self._models = {name: f"m{k}" for k, name in enumerate(models)}
         self._now = START_TIME
-        self._ids: dict[int, str] = {}
+        self._tokens: dict[int, DecisionToken] = {}
         self._features = features
         self._recorded: list[tuple[Candidate, ...]] | None = [] if recording else None
         self._of_all = {"store": "memory:", **of_all}
@@ -79,8 +85,13 @@ class RouterPolicy:
         self._configured = tuple(model_costs_usd), tuple([True] * len(models) if present is None else present)
         self._cost_weight = utility.cost_weight
         config = self._config(*self._configured)
-        self._router = Router.from_config(config, store="memory:", clock=lambda: self._now, seed=seed)
+        self._direct = Direct(config, clock=lambda: self._now, seed=seed)
         self._quiet = logs.quiet()
+
+    @property
+    def engine(self) -> Engine:
+        """What decides and learns."""
+        return self._direct.engine
 
     def __enter__(self) -> RouterPolicy:
         self._quiet.__enter__()
@@ -88,34 +99,36 @@ class RouterPolicy:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._quiet.__exit__(kind, error, trace)
-        self._router.close()
+        self.engine.close()
 
     def enter(self, phase: Phase) -> None:
         configured = tuple(phase.list_costs_usd.tolist()), tuple(phase.present.tolist())
         if configured != self._configured:
             self._configured = configured
-            self._router.reload(self._config(*configured))
+            self.engine.reload(load(self._config(*configured)).shared)
         if phase.cost_weight != self._cost_weight:
             self._cost_weight = phase.cost_weight
             for name in self._categories.values():
-                self._router.set_weights(name, cost_weight=phase.cost_weight, reason="the scenario says so")
+                self.engine.set_weights(name, {"cost_weight": phase.cost_weight}, reason="the scenario says so", actor="library")
 
     def pick(self, request: int, category: int) -> int:
         self._now += SECONDS_PER_REQUEST
-        features = None if self._features is None else self._features[request]
-        decision = self._router.route(f"c{category}", features=features, input_tokens=INPUT_TOKENS, output_tokens=0)
-        self._ids[request] = decision.id
+        features = _NO_FEATURES if self._features is None else self._features[request]
+        token, plan = self._direct.route(RouteQuery(f"c{category}", features, INPUT_TOKENS, 0))
+        self._tokens[request] = token
         if self._recorded is not None:
-            self._recorded.append(decision.candidates)
-        return int(decision.model[1:])
+            self._recorded.append(plan.candidates)
+        return int(token.model[1:])
 
     def tell(self, request: int, *, score: float, cost_usd: float | None = None, source: str = "replay") -> None:
         """What came of any earlier pick, in the words of `source`."""
-        self._router.feedback(self._ids[request], eval_score=score, cost_usd=cost_usd, source=source)
+        signal = Signal(SignalKind.EVAL_SCORE, score, source)
+        attempts = () if cost_usd is None else (Attempt(cost_usd=cost_usd),)
+        self._direct.feedback(self._tokens[request], (signal,), attempts)
 
     def tell_failed(self, request: int) -> None:
         """The call of an earlier pick timed out."""
-        self._router.feedback(self._ids[request], error="timeout")
+        self._direct.feedback(self._tokens[request], (), _TIMED_OUT)
 
     def propensities(self) -> FloatArray:
         """With which each request's model was picked, of shape (requests, models); only of one that is `recording`."""
@@ -131,18 +144,18 @@ class RouterPolicy:
         shares = np.zeros((len(self._categories), len(self._models)))
         for c in range(len(shares)):
             query = RouteQuery(f"c{c}", input_tokens=INPUT_TOKENS, output_tokens=0)
-            plan = self._router.engine.snapshot.view(f"c{c}").plan(query)
+            plan = self.engine.snapshot.view(f"c{c}").plan(query)
             for model, share in zip(plan.models, plan.propensities, strict=True):
                 shares[c, int(model[1:])] = share
         return shares
 
     def journal(self) -> list[JournalRow]:
         """All of it, oldest first; categories are named c0, c1 ..., models m0, m1 ..., in the order given."""
-        return self._router.engine.journal(limit=1_000_000)[::-1]
+        return self.engine.journal(limit=1_000_000)[::-1]
 
     def beliefs(self) -> Beliefs:
         """What the router believes now, at the mean context, as its reports say it."""
-        reports = [self._router.category(name) for name in self._categories.values()]
+        reports = [self.engine.category(name) for name in self._categories.values()]
         shape = len(self._categories), len(self._models)
         beliefs = Beliefs(np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, dtype=np.int64))
         for c, report in enumerate(reports):

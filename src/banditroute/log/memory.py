@@ -26,6 +26,7 @@ from banditroute.log.base import (
     EventLog,
     FeedbackAppend,
     JournalKey,
+    Merged,
     Tip,
     made_event,
     merged_feedback,
@@ -89,25 +90,36 @@ class MemoryLog(EventLog):
         with self._lock:
             self._open()
             now = self._now()
-            if now > feedback.expire_us:
-                future.set_exception(FeedbackWindowOver("the decision's feedback window is over"))
+            try:
+                merged = self._merged(feedback, now)
+            except FeedbackWindowOver as error:
+                future.set_exception(error)
                 return future
-            category = feedback.decision["category"]
-            held_until, record = self._records.get(feedback.key, (0, None))
-            if record is None and feedback.key[:6] <= self._purged:
-                future.set_exception(FeedbackWindowOver(PURGED))
-                return future
-            ordinal = self._ordinals.get(category, 0) + 1
-            merged = merged_feedback(feedback, record, position=self._tip.position + 1, append_time_us=now, ordinal=ordinal)
             if merged.body is not None:
                 event, _ = made_event(self._tip, append_time_us=now, kind=EventKind.FEEDBACK, body=merged.body)
                 self._push(event)
-                if record is None:
-                    self._ordinals[category] = ordinal
-            if merged.body is not None or merged.merge.touched:
-                self._records[feedback.key] = (max(held_until, feedback.expire_us + SKEW_US), merged.merge.record)
+            self._keep(feedback, merged)
         future.set_result(merged.receipt())
         return future
+
+    def _merged(self, feedback: FeedbackAppend, now: int) -> Merged:
+        """Feedback merged into its decision's record, as the next event would have it. Raises FeedbackWindowOver."""
+        if now > feedback.expire_us:
+            raise FeedbackWindowOver("the decision's feedback window is over")
+        _, record = self._records.get(feedback.key, (0, None))
+        if record is None and feedback.key[:6] <= self._purged:
+            raise FeedbackWindowOver(PURGED)
+        ordinal = self._ordinals.get(feedback.decision["category"], 0) + 1
+        return merged_feedback(feedback, record, position=self._tip.position + 1, append_time_us=now, ordinal=ordinal)
+
+    def _keep(self, feedback: FeedbackAppend, merged: Merged) -> None:
+        """The record, once its event is in the log."""
+        if merged.body is None and not merged.merge.touched:
+            return
+        category, record = feedback.decision["category"], merged.merge.record
+        self._ordinals[category] = max(self._ordinals.get(category, 0), record["ordinal"])
+        held_until, _ = self._records.get(feedback.key, (0, None))
+        self._records[feedback.key] = (max(held_until, feedback.expire_us + SKEW_US), record)
 
     def read(self, after: int, limit: int, *, chain: bytes | None = None) -> Sequence[Event]:
         with self._lock:
