@@ -1,4 +1,14 @@
-"""Health as gRPC's health service tells it: one status per component, and one for all of them."""
+"""Health as gRPC's health service tells it.
+
+| service | SERVING as long as |
+|---|---|
+| "", banditroute.v1.RouterService | Route can be answered: the `fold` is well, whether the store is there or not |
+| process | the process answers and is not draining: for liveness, since a restart mends nothing of the others |
+| log | the store takes what is written |
+| fold | there is a state to answer from, and nothing stopped it from growing |
+
+A store that is away takes no replica out of service: it would take all of them, while each can answer from its last state.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +24,9 @@ from banditroute import logs
 from banditroute.server.port import EnginePort
 
 ROUTER_SERVICE = "banditroute.v1.RouterService"
+PROCESS = "process"
 COMPONENTS = ("log", "fold")
+SERVICES = ("", ROUTER_SERVICE, PROCESS, *COMPONENTS)
 POLL_S = 0.25
 
 log = logs.logger("banditroute.server")
@@ -52,7 +64,7 @@ class HealthWatcher:
         self._shown: dict[str, bool] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="banditroute-health", daemon=True)
-        self._show(dict.fromkeys(("", ROUTER_SERVICE, *COMPONENTS), False))
+        self._show({**dict.fromkeys(SERVICES, False), PROCESS: True})
 
     def start(self) -> None:
         self.poll()
@@ -73,7 +85,7 @@ class HealthWatcher:
         except Exception:
             log.exception("health check failed")
             found = dict.fromkeys(COMPONENTS, False)
-        well = self._ready and all(found.values())
+        well = self._ready and found["fold"]
         self._show({**found, "": well, ROUTER_SERVICE: well})
 
     def _show(self, statuses: dict[str, bool]) -> None:
