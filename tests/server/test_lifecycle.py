@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from banditroute.server import ListenFailed, Server, ServerSettings
-from banditroute.server.health import ROUTER_SERVICE
+from banditroute.server.health import LIVE, ROUTER_SERVICE, SERVICES
 from banditroute.v1 import router_pb2 as pb
 from banditroute.v1.admin_pb2_grpc import AdminServiceStub
 from banditroute.v1.router_pb2_grpc import RouterServiceStub
@@ -41,26 +41,42 @@ def test_a_ready_engine_serves_at_once_on_both_listeners(serve: Serve, connect: 
     server = serve()
     for port in (server.port, server.admin_port):
         channel = connect(port)
-        assert [health(channel, service) for service in ("", ROUTER_SERVICE, "log", "fold")] == [SERVING] * 4
+        assert {service: health(channel, service) for service in SERVICES} == dict.fromkeys(SERVICES, SERVING)
 
 
 def test_not_serving_until_the_log_is_folded(serve: Serve, connect: Connect, engine: FakeEngine) -> None:
     engine.ready = False
-    statuses = watch(connect(serve().port))
+    channel = connect(serve().port)
+    statuses = watch(channel)
     assert next(statuses).status == NOT_SERVING
+    assert health(channel, LIVE) == SERVING
     engine.ready = True
     assert next(statuses).status == SERVING
 
 
-def test_each_component_has_its_status(serve: Serve, connect: Connect, engine: FakeEngine) -> None:
+def test_a_store_that_is_away_takes_no_replica_out_of_service(serve: Serve, connect: Connect, engine: FakeEngine) -> None:
     channel = connect(serve().port)
-    statuses = watch(channel)
+    statuses = watch(channel, "log")
     assert next(statuses).status == SERVING
     engine.components = {"log": False, "fold": True}
     assert next(statuses).status == NOT_SERVING
-    assert [health(channel, service) for service in ("log", "fold", ROUTER_SERVICE)] == [NOT_SERVING, SERVING, NOT_SERVING]
+    assert [health(channel, service) for service in ("", LIVE, ROUTER_SERVICE, "fold")] == [SERVING] * 4
     engine.components = {"log": True, "fold": True}
     assert next(statuses).status == SERVING
+
+
+def test_a_replica_that_stopped_folding_leaves_service_and_lives(serve: Serve, connect: Connect, engine: FakeEngine) -> None:
+    channel = connect(serve().port)
+    statuses = watch(channel)
+    assert next(statuses).status == SERVING
+    engine.components = {"log": True, "fold": False}
+    assert next(statuses).status == NOT_SERVING
+    assert [health(channel, service) for service in (ROUTER_SERVICE, "fold", "log", LIVE)] == [
+        NOT_SERVING,
+        NOT_SERVING,
+        SERVING,
+        SERVING,
+    ]
 
 
 def test_an_engine_that_cannot_answer_is_not_healthy(serve: Serve, connect: Connect, engine: FakeEngine) -> None:

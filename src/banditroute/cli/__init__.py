@@ -16,6 +16,7 @@ from banditroute.cli import (
     events,
     explain,
     export,
+    health,
     importing,
     inspect,
     operate,
@@ -37,6 +38,7 @@ app = typer.Typer(
 for name, command in (
     ("serve", serve.serve),
     ("check", check.check),
+    ("health", health.health),
     ("demo", demo.demo),
     ("route", calls.route),
     ("feedback", calls.feedback),

@@ -1,4 +1,10 @@
-"""Health as gRPC's health service tells it: one status per component, and one for all of them."""
+"""Health as gRPC's health service tells it, by names:
+
+- `live`: the process answers. Nothing that a restart would not mend makes it NOT_SERVING; for liveness probes.
+- `banditroute.v1.RouterService`, and "" the same: Route can be answered; for readiness probes and load balancers. A store that
+  is away does not count: all replicas would leave service at once, and Route needs no store.
+- `fold`, `log`: folding goes on; the store takes feedback. For those who watch.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +19,10 @@ from grpc_health.v1.health import HealthServicer
 from banditroute import logs
 from banditroute.server.port import EnginePort
 
+LIVE = "live"
 ROUTER_SERVICE = "banditroute.v1.RouterService"
 COMPONENTS = ("log", "fold")
+SERVICES = ("", LIVE, ROUTER_SERVICE, *COMPONENTS)
 POLL_S = 0.25
 
 log = logs.logger("banditroute.server")
@@ -43,7 +51,7 @@ class EndableHealth(HealthServicer):
 
 
 class HealthWatcher:
-    """Keeps `servicer` up to date from a thread of its own. NOT_SERVING until the engine has folded its log."""
+    """Keeps `servicer` up to date from a thread of its own. All but `live` is NOT_SERVING until the engine has folded its log."""
 
     def __init__(self, engine: EnginePort) -> None:
         self.servicer = EndableHealth()
@@ -52,7 +60,7 @@ class HealthWatcher:
         self._shown: dict[str, bool] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="banditroute-health", daemon=True)
-        self._show(dict.fromkeys(("", ROUTER_SERVICE, *COMPONENTS), False))
+        self._show(dict.fromkeys(SERVICES, False) | {LIVE: True})
 
     def start(self) -> None:
         self.poll()
@@ -73,7 +81,7 @@ class HealthWatcher:
         except Exception:
             log.exception("health check failed")
             found = dict.fromkeys(COMPONENTS, False)
-        well = self._ready and all(found.values())
+        well = self._ready and found["fold"]
         self._show({**found, "": well, ROUTER_SERVICE: well})
 
     def _show(self, statuses: dict[str, bool]) -> None:
