@@ -40,6 +40,15 @@ class ArmAction(enum.StrEnum):
     RESET = "reset_arm"
 
 
+def config_body(shared: Mapping[str, Any], held: State) -> dict[str, Any] | None:
+    """The event that puts a configuration in force in place of a state's; None where nothing differs."""
+    document = resolved(shared, held.document)
+    fingerprint = document_fingerprint(document)
+    if fingerprint == held.settings.fingerprint:
+        return None
+    return {"document": document, "fingerprint": fingerprint, "replaces": held.config_position}
+
+
 class Operations:
     """One change at a time; each is folded when its method returns."""
 
@@ -74,13 +83,8 @@ class Operations:
         Raises:
             ConfigReplaced: another process changed it meanwhile.
         """
-        held = self._follower.snapshot.state
-        document = resolved(shared, held.document)
-        fingerprint = document_fingerprint(document)
-        if fingerprint == held.settings.fingerprint:
-            return None
-        body = {"document": document, "fingerprint": fingerprint, "replaces": held.config_position}
-        return self._append(EventKind.CONFIG, body, replaces=held.config_position)
+        body = config_body(shared, self._follower.snapshot.state)
+        return None if body is None else self._append(EventKind.CONFIG, body, replaces=body["replaces"])
 
     def _append(self, kind: EventKind, body: Mapping[str, Any], *, replaces: int | None = None) -> int:
         position = self._log.append(kind, body, replaces=replaces).result().position

@@ -37,7 +37,7 @@ def actor_of(row: JournalRow) -> str:
 
 def change_reason_of(row: JournalRow) -> str:
     """Why it was done; empty where nobody said."""
-    return str(row.body.get("reason") or "") if row.kind == "operator" else ""
+    return str(row.body.get("reason") or "") if row.kind in ("operator", "config") else ""
 
 
 def summarise(row: JournalRow) -> str:

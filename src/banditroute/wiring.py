@@ -127,15 +127,7 @@ def open_engine(
     else:
         log = open_log(local, store=store, clock=now, known=None if held is None else held[:2])
     try:
-        if directory is not None:
-            keys = load_keys(local, directory, fresh=log.tip().position == 0)
-        elif local.signing_keys_file:
-            keys = read_keys(local.folder / local.signing_keys_file)
-        elif shared:
-            raise ConfigError("<store>", [ConfigProblem("signing_keys_file", None, "a store that is shared needs it")])
-        else:
-            keys = [new_key("k1", rng)]
-        signer = TokenSigner(keys, log.log_id)
+        signer = TokenSigner(_keys(local, log, directory, rng), log.log_id)
         _check_keys(log, signer, may_be_away=held is not None)
         sink = _open_sink(local, log, directory)
         engine = Engine(
@@ -161,6 +153,32 @@ def open_engine(
     if isinstance(log, RedisLog):
         engine.attach(Presence(log, lambda: engine.snapshot.state.position))
     return engine
+
+
+def open_to_change(local: LocalConfig) -> EventLog:
+    """The configuration's log, for a command that appends one event and goes.
+
+    Raises:
+        ConfigError, StoreInUse, StoreTooNew, StoreKeyMismatch, StoreUnavailable, StoreUnfit.
+    """
+    log = open_log(local)
+    try:
+        keys = _keys(local, log, state_directory(local), random.SystemRandom())
+        log.key_checks(TokenSigner(keys, log.log_id).key_checks())  # else this may be another log than the one that was meant
+    except BaseException:
+        log.close()
+        raise
+    return log
+
+
+def _keys(local: LocalConfig, log: EventLog, directory: Path | None, rng: random.Random) -> list[SigningKey]:
+    if directory is not None:
+        return load_keys(local, directory, fresh=log.tip().position == 0)
+    if local.signing_keys_file:
+        return read_keys(local.folder / local.signing_keys_file)
+    if log.shared:
+        raise ConfigError("<store>", [ConfigProblem("signing_keys_file", None, "a store that is shared needs it")])
+    return [new_key("k1", rng)]
 
 
 def _open_sink(local: LocalConfig, log: EventLog, directory: Path | None) -> DecisionSink | None:

@@ -8,6 +8,7 @@ import typer
 
 from banditroute import __version__
 from banditroute.cli import (
+    apply,
     bench,
     calls,
     check,
@@ -38,6 +39,7 @@ app = typer.Typer(
 for name, command in (
     ("serve", serve.serve),
     ("check", check.check),
+    ("apply", apply.apply),
     ("health", health.health),
     ("demo", demo.demo),
     ("route", calls.route),

@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated
 
 import typer
 
+from banditroute.cli.compared import Comparison, compared
 from banditroute.cli.errors import REFUSED
 from banditroute.cli.options import AsJson
 from banditroute.cli.output import console, print_json, table, usd
-from banditroute.cli.stored import has_state, stored
-from banditroute.config import Config, load, resolved
-from banditroute.core.errors import BanditrouteError, ConfigError
-from banditroute.core.state import State
+from banditroute.cli.stored import state_in_store
+from banditroute.config import Config, load
+from banditroute.config_local import shown_store
+from banditroute.core.errors import BanditrouteError, ConfigError, StoreError
 from banditroute.receivers import read_receivers
-from banditroute.wiring import read_keys, state_directory
-
-
-class Difference(NamedTuple):
-    """One place where the file and the configuration in force differ; None where one of them has nothing."""
-
-    path: str
-    file: Any
-    in_force: Any
-
-
-class Hidden(NamedTuple):
-    """A field of the file that an operator's change hides."""
-
-    category: str
-    field: str
-    file: float | None
-    in_force: float
+from banditroute.wiring import read_keys, state_directory, store_of
 
 
 def check(
@@ -42,38 +25,45 @@ def check(
 ) -> None:
     """Check a configuration without a server.
 
-    Prints what it resolves to and, where its state directory exists (also while a server runs on it), which of its
-    fields operators' changes hide and how it differs from what is in force.
+    Prints what it resolves to and, where there is a store of it (also while a server runs on it), which of its fields
+    operators' changes hide and how it differs from what is in force.
     """
     try:
         config = load(file)
         if config.local.signing_keys_file:
             read_keys(config.local.folder / config.local.signing_keys_file)
         read_receivers(config.local.webhooks, config.local.folder)
-        state = _state(config)
-        document = resolved(config.shared, {} if state is None else state.document)
+        found, away = _found(config)
     except BanditrouteError as error:
         _refuse(error, as_json=as_json)
-    hidden = [] if state is None else hidden_fields(document, state.overrides)
-    differences = [] if state is None or not state.document else list(diff(document, state.document))
+    if not as_json:
+        _print(config, found, away)
+    if away is not None:
+        _refuse(away, as_json=as_json)
     if as_json:
+        state, document = found.state, found.document
         print_json(
             {
                 "ok": True,
                 "file": str(file),
-                "store": config.local.store,
-                "state": None if state is None else {"position": state.position, "in_force": not differences},
+                "store": shown_store(config.local.store),
+                "state": None if state is None else {"position": state.position, "in_force": not found.differences},
                 "models": document["models"],
                 "categories": document["categories"],
                 "webhooks": [
                     {"name": hook.label, "url": hook.shown_url, "events": hook.events} for hook in config.local.webhooks
                 ],
-                "hidden_fields": [entry._asdict() for entry in hidden],
-                "differences": [entry._asdict() for entry in differences],
+                **found.data(),
             }
         )
-    else:
-        _print(config, document, state, hidden, differences)
+
+
+def _found(config: Config) -> tuple[Comparison, StoreError | None]:
+    """The file beside its store; alone, and why, where that cannot be read."""
+    try:
+        return compared(config, state_in_store(config)), None
+    except StoreError as error:
+        return compared(config, None), error
 
 
 def _refuse(error: BanditrouteError, *, as_json: bool) -> None:
@@ -88,35 +78,8 @@ def _refuse(error: BanditrouteError, *, as_json: bool) -> None:
     raise typer.Exit(REFUSED)
 
 
-def _state(config: Config) -> State | None:
-    if not has_state(config):
-        return None
-    with stored(config) as found:
-        return found.state
-
-
-def hidden_fields(document: Mapping[str, Any], overrides: Mapping[str, Mapping[str, float]]) -> list[Hidden]:
-    """Every field that operators' changes hide; `file` is None where the file no longer has the category."""
-    return [
-        Hidden(category, field, document["categories"].get(category, {}).get(field), value)
-        for category, layer in sorted(overrides.items())
-        for field, value in sorted(layer.items())
-    ]
-
-
-def diff(file: Any, in_force: Any, path: str = "") -> Iterator[Difference]:
-    """The places where two documents differ, deepest first named."""
-    if isinstance(file, Mapping) and isinstance(in_force, Mapping):
-        for key in sorted({*file, *in_force}):
-            yield from diff(file.get(key), in_force.get(key), f"{path}.{key}" if path else key)
-    elif file != in_force:
-        yield Difference(path, file, in_force)
-
-
-def _print(
-    config: Config, document: Mapping[str, Any], state: State | None, hidden: list[Hidden], differences: list[Difference]
-) -> None:
-    out = console()
+def _print(config: Config, found: Comparison, away: StoreError | None) -> None:
+    out, document = console(), found.document
     models, categories = document["models"], document["categories"]
     counted = f"{len(models)} models, {len(categories)} categories, priors for {len(document['priors'])}"
     out.print(f"{config.source}: no problems ({counted})", markup=False)
@@ -162,32 +125,33 @@ def _print(
         caption = "Their secrets are there. Queries of URLs are not shown."
         out.print(table("webhooks", ["name", "url", "events"], rows, caption=caption))
     out.print()
-    _print_state(config, state, hidden, differences)
+    if away is not None:
+        out.print("The file has no problems. What is in force could not be read, so the two were not compared:")
+    else:
+        _print_state(config, found)
 
 
-def _print_state(config: Config, state: State | None, hidden: list[Hidden], differences: list[Difference]) -> None:
-    out = console()
+def _print_state(config: Config, found: Comparison) -> None:
+    out, store = console(), store_of(config.local)
     directory = state_directory(config.local)
-    if directory is None:
+    if store.kind == "memory":
         out.print("The store is in memory: nothing to compare with.")
         return
-    if state is None:
-        out.print(f"Nothing was served from {directory} yet: the first start adopts this file.", markup=False)
+    where = f"State directory {directory}" if directory is not None else f"Namespace {config.local.redis.namespace} in Redis"
+    if found.state is None:
+        out.print(f"{where}: nothing was served from there yet. The first start adopts this file.", markup=False)
         return
-    out.print(f"State directory {directory}: position {state.position}.", markup=False)
-    if differences:
+    out.print(f"{where}: position {found.state.position}.", markup=False)
+    if found.differences:
         out.print()
-        rows = [(entry.path, _shown(entry.file), _shown(entry.in_force)) for entry in differences]
-        caption = "Adopted at the next start or SIGHUP; what was learned stays."
-        out.print(table("differs from what is in force", ["path", "file", "in force"], rows, caption=caption))
+        shared = (
+            "`banditroute apply` puts it in force for all replicas"
+            if store.kind == "redis"
+            else "Adopted at the next start or SIGHUP"
+        )
+        found.print_differences(f"{shared}; what was learned stays.")
     else:
         out.print("The file is what is in force.")
-    if hidden:
+    if found.hidden:
         out.print()
-        fields = [(entry.category, entry.field, _shown(entry.file), f"{entry.in_force:g}") for entry in hidden]
-        caption = "Set with `banditroute set`; `banditroute set CATEGORY --clear FIELD` returns to the file."
-        out.print(table("hidden by operators' changes", ["category", "field", ">file", ">in force"], fields, caption=caption))
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else str(value)
+        found.print_hidden()

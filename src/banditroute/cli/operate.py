@@ -48,7 +48,7 @@ def set_weights(
     if not changes:
         raise typer.BadParameter("give --cost-weight, --latency-weight or --clear", param_hint="--cost-weight")
     with AdminClient(server) as client:
-        response = client.update_category(category, changes, reason=reason, actor=_who(actor))
+        response = client.update_category(category, changes, reason=reason, actor=who(actor))
     if as_json:
         print_json(message_data(response))
     else:
@@ -66,7 +66,7 @@ def pause(
     """Take a model out of service until it is resumed: durable, journalled, in force from the very next Route."""
     address(server, option="--server")
     with AdminClient(server) as client:
-        response = client.pause_arm(model, category=category, reason=reason, actor=_who(actor))
+        response = client.pause_arm(model, category=category, reason=reason, actor=who(actor))
     _answer(response, as_json=as_json)
 
 
@@ -81,7 +81,7 @@ def resume(
     """Put a paused model back into service."""
     address(server, option="--server")
     with AdminClient(server) as client:
-        response = client.resume_arm(model, category=category, reason=reason, actor=_who(actor))
+        response = client.resume_arm(model, category=category, reason=reason, actor=who(actor))
     _answer(response, as_json=as_json)
 
 
@@ -96,13 +96,13 @@ def reset(
 ) -> None:
     """Forget what was learned of a model, such as when its provider has replaced it. Says what is lost, and asks."""
     address(server, option="--server")
-    who = _who(actor)
+    by = who(actor)
     with AdminClient(server) as client:
         if not yes:
-            found = client.reset_arm(model, category=category, reason=reason, actor=who, validate_only=True)
+            found = client.reset_arm(model, category=category, reason=reason, actor=by, validate_only=True)
             say(*_losses(model, found.categories))
             typer.confirm("Forget it for good?", abort=True, err=True)
-        response = client.reset_arm(model, category=category, reason=reason, actor=who)
+        response = client.reset_arm(model, category=category, reason=reason, actor=by)
     _answer(response, as_json=as_json)
 
 
@@ -132,7 +132,8 @@ def _show(response: Any, categories: Iterable[pb.Category]) -> None:
         out.print(category_table(category))
 
 
-def _who(actor: str | None) -> str:
+def who(actor: str | None) -> str:
+    """Who changes something: as given, else the login name; empty where there is none."""
     return _login() if actor is None else actor
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from banditroute.config import Config
+from banditroute.core.errors import StoreEmpty
 from banditroute.core.fold import learn
 from banditroute.core.state import INITIAL, State
 from banditroute.log.base import EventLog
@@ -27,7 +28,7 @@ class Stored(NamedTuple):
 
 
 def has_state(config: Config) -> bool:
-    """Whether anything was ever kept in the configuration's state directory.
+    """Whether anything may have been kept in the configuration's store.
 
     Raises:
         ConfigError: the store's URL is of no known kind.
@@ -35,6 +36,17 @@ def has_state(config: Config) -> bool:
     kind = store_of(config.local).kind
     directory = state_directory(config.local)
     return kind == "redis" or (directory is not None and (directory / LOG_FILE).exists())
+
+
+def state_in_store(config: Config) -> State | None:
+    """The state in the configuration's store; None where nothing was ever kept there, or it is in memory. Raises as `stored`."""
+    if not has_state(config):
+        return None
+    try:
+        with stored(config) as found:
+            return found.state
+    except StoreEmpty:
+        return None
 
 
 @contextmanager
@@ -48,12 +60,18 @@ def stored(config: Config) -> Iterator[Stored]:
     """
     log = open_log(config.local, read_only=True)
     try:
-        yield Stored(log, _folded(log), sink_reader(config.local, log))
+        yield Stored(log, folded(log), sink_reader(config.local, log))
     finally:
         log.close()
 
 
-def _folded(log: EventLog) -> State:
+def folded(log: EventLog) -> State:
+    """The state at the end of a log.
+
+    Raises:
+        FoldHalted: it has events of a newer version.
+        StoreError
+    """
     state = newest_state(log) or INITIAL
     while events := log.read(state.position, READ_LIMIT):
         for event in events:

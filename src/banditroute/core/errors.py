@@ -15,6 +15,7 @@ BanditrouteError
 ├── Overloaded             no permit is free: try again
 ├── StoreError             the log
 │   ├── StoreUnavailable       cannot write or read now: disk full, locked, gone
+│   │   ├── StoreEmpty             nothing was ever kept there
 │   │   ├── EventsTrimmed          what was asked for lies before what is kept; carries where that begins
 │   │   └── EventsVanished         events that were read before are gone
 │   ├── StoreUnfit             cannot keep what is asked of it
@@ -129,6 +130,10 @@ class StoreError(BanditrouteError):
 
 
 class StoreUnavailable(StoreError):
+    pass
+
+
+class StoreEmpty(StoreUnavailable):
     pass
 
 

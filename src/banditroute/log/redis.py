@@ -24,6 +24,7 @@ from banditroute.core.errors import (
     EventsTrimmed,
     EventsVanished,
     StoreClosed,
+    StoreEmpty,
     StoreKeyMismatch,
     StoreTooNew,
     StoreUnavailable,
@@ -73,7 +74,8 @@ class RedisLog(EventLog):
     Raises (on opening):
         StoreUnfit: the server cannot keep what is asked of it.
         StoreTooNew: the log has a newer format.
-        StoreUnavailable: the server is away; in read-only mode also where there is no such log.
+        StoreUnavailable: the server is away.
+        StoreEmpty (read-only): there is no such log.
     """
 
     shared: ClassVar[bool] = True
@@ -133,7 +135,7 @@ class RedisLog(EventLog):
             else:
                 found = run_loaded(client, self._keys, Command("open", [FORMAT_VERSION, log_id, FOLD_VERSION]), self._now)
         if found[0] is None:
-            raise StoreUnavailable("no log of this namespace on this server: nothing was served from there yet")
+            raise StoreEmpty("no log of this namespace on this server: nothing was served from there yet")
         if int(found[0]) > FORMAT_VERSION:
             raise StoreTooNew(
                 f"the log in Redis has format {int(found[0])}, this banditroute knows up to {FORMAT_VERSION}: upgrade banditroute"
