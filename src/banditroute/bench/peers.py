@@ -127,3 +127,5 @@ _PEERS: dict[str, Callable[[], Subject]] = {
     "mabwiser_thompson_predict": lambda: _mabwiser("ThompsonSampling", contextual=False),
     "mabwiser_linucb_predict": lambda: _mabwiser("LinUCB", contextual=True),
 }
+NAMES = tuple(_PEERS)
+"""All that can be measured here."""
