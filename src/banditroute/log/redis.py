@@ -202,7 +202,7 @@ class RedisLog(EventLog):
     @property
     def sink_stream(self) -> SinkStream:
         """Where decisions are kept beside this log."""
-        return SinkStream(self.log_id, lambda: self._link.client(connections=1), self._keys, self._sink_key)
+        return SinkStream(self.log_id, lambda: self._link.client(connections=1), [*self._keys, self._sink_key], self._sink_key)
 
     # --- appending ---
 

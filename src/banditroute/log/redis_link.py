@@ -13,9 +13,17 @@ from typing import Any, NamedTuple
 import redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    ClusterDownError,
+    MovedError,
+    NoPermissionError,
+    ReadOnlyError,
+    RedisError,
+)
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from banditroute.core.errors import StoreUnavailable, StoreUnfit
 from banditroute.redis_address import Address, Durability
@@ -41,7 +49,6 @@ class Link:
         Raises:
             StoreUnavailable: nobody says where the server is.
         """
-        address = self._address
         common: dict[str, Any] = {
             "socket_timeout": timeout_s or self.timeout_s,
             "socket_connect_timeout": CONNECT_TIMEOUT_S,
@@ -49,26 +56,40 @@ class Link:
             "protocol": 2,
             "client_name": "banditroute",
         }
+        # A client that was given its pool does not end connections that other threads still read from when it is closed.
+        return redis.Redis(connection_pool=self._pool(connections, common))
+
+    def _pool(self, connections: int, common: dict[str, Any]) -> redis.ConnectionPool:
+        address = self._address
+        limits = {"max_connections": connections, "timeout": self.timeout_s}
         if address.kind == "single":
-            pool = redis.BlockingConnectionPool.from_url(
-                address.url, max_connections=connections, timeout=self.timeout_s, **common
-            )
-            return redis.Redis(connection_pool=pool)
+            if address.url.startswith("unix"):
+                del common["socket_connect_timeout"]
+            return redis.BlockingConnectionPool.from_url(address.url, **limits, **common)
         common |= address.options
-        if address.tls:
-            common |= {"ssl": True}
         if address.kind == "sentinel":
-            sentinels: Any = Sentinel(list(address.hosts), sentinel_kwargs={"socket_timeout": self.timeout_s})  # type: ignore[no-untyped-call]
-            found: redis.Redis = sentinels.master_for(address.service, max_connections=connections, **common)
+            asking = {"socket_timeout": self.timeout_s, "socket_connect_timeout": CONNECT_TIMEOUT_S, "ssl": address.tls}
+            sentinels: Any = Sentinel(list(address.hosts), sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
+            found: redis.ConnectionPool = SentinelConnectionPool(address.service, sentinels, ssl=address.tls, **common)  # type: ignore[no-untyped-call]
             return found
+        host, port = self._node(common | {"ssl": address.tls})
+        kind: Any = redis.SSLConnection if address.tls else redis.Connection
+        return redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
+            connection_class=kind, host=host, port=port, **limits, **common
+        )
+
+    def _node(self, common: dict[str, Any]) -> tuple[str, int]:
+        """Where in a cluster the namespace's slot is."""
         with store_errors():
-            nodes = [ClusterNode(*host) for host in address.hosts]  # type: ignore[no-untyped-call]
-            cluster: Any = RedisCluster(startup_nodes=nodes, **address.options, ssl=address.tls)
+            nodes = [ClusterNode(*host) for host in self._address.hosts]  # type: ignore[no-untyped-call]
+            cluster: Any = RedisCluster(startup_nodes=nodes, **common)
             try:
                 node = cluster.get_node_from_key(self._key)
             finally:
                 cluster.close()
-        return redis.Redis(host=node.host, port=node.port, max_connections=connections, **common)
+        if node is None:
+            raise StoreUnavailable("no node of the Redis cluster has this namespace's slot")
+        return node.host, node.port
 
 
 class Server(NamedTuple):
@@ -134,6 +155,14 @@ def store_errors() -> Iterator[None]:
         raise unavailable(error) from None  # its text may hold the address
 
 
+def moved(error: BaseException) -> bool:
+    """Whether an error of a single command says that the log is to be looked for anew: this server is no primary any more, or
+    the namespace's slot is another's."""
+    if isinstance(error, redis.ConnectionError | redis.TimeoutError | MovedError | AskError | ReadOnlyError | ClusterDownError):
+        return True
+    return "READONLY" in str(error)  # 6.2 wraps what a script runs into
+
+
 def unavailable(error: BaseException) -> StoreUnavailable:
     """What an error of the client or the server means; shows neither address nor credentials."""
     text = str(error)
@@ -141,7 +170,7 @@ def unavailable(error: BaseException) -> StoreUnavailable:
         return StoreUnavailable("the Redis server refuses these credentials, or does not allow them what the log needs")
     if "OOM" in text or isinstance(error, redis.OutOfMemoryError):
         return StoreUnavailable("the Redis server's memory is full: raise maxmemory, or keep less (log_retention_events)")
-    if text.startswith("MISCONF"):
+    if "MISCONF" in text:
         return StoreUnavailable("the Redis server cannot write to its disk: look at its log and its free space")
     if isinstance(error, redis.TimeoutError):
         return StoreUnavailable("the Redis server did not answer in time")

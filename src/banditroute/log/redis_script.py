@@ -16,17 +16,19 @@ Argument = str | bytes | int | float
 
 
 class Command(NamedTuple):
-    """One run of the script: its name, the keys behind the log's own, and what else it needs."""
+    """One run of the script: its name and what it needs; for feedback also its decision's record's key."""
 
     name: str
     arguments: Sequence[Argument]
-    keys: Sequence[bytes] = ()
+    record: bytes | None = None
 
 
 def run(client: Any, keys: Sequence[bytes], command: Command, now: Callable[[], int] | None) -> Any:
-    """Has the script run once: by a client, or in its pipeline."""
+    """Has the script run once: by a client, or in a pipe."""
     time_us: Argument = "" if now is None else now()
-    return client.evalsha(SHA, len(keys) + len(command.keys), *keys, *command.keys, command.name, time_us, *command.arguments)
+    if command.record is not None:
+        keys = (*keys[:3], command.record)
+    return client.evalsha(SHA, len(keys), *keys, command.name, time_us, *command.arguments)
 
 
 def run_loaded(client: Any, keys: Sequence[bytes], command: Command, now: Callable[[], int] | None) -> Any:

@@ -22,7 +22,8 @@ from banditroute.core.errors import FeedbackWindowOver, StoreClosed, StoreError,
 from banditroute.core.settings import canonical_json
 from banditroute.core.types import FeedbackReceipt
 from banditroute.log.base import PURGED, SKEW_US, FeedbackAppend, merged_feedback
-from banditroute.log.redis_link import unavailable
+from banditroute.log.redis_link import moved, unavailable
+from banditroute.log.redis_pipe import Pipe
 from banditroute.log.redis_script import SCRIPT, Argument, Command, run
 from banditroute.redis_address import Durability
 
@@ -95,13 +96,14 @@ class FeedbackWork:
         if merged.body is None and not merged.merge.touched:
             return None
         made_us = int.from_bytes(feedback.key[:6], "big") * 1000
-        body = b"" if merged.body is None else self._placed(canonical_json(merged.body))
-        kept = self._placed(canonical_json(merged.merge.record))
+        record_text = canonical_json(merged.merge.record)
+        rest = b""
+        if merged.body is not None:  # "after" is the record, and sorts first: it is sent once
+            rest = canonical_json({name: part for name, part in merged.body.items() if name != "after"})[1:].encode()
         observed: Argument = "" if feedback.observe_us is None else feedback.observe_us
-        arguments: list[Argument] = [feedback.decision["category"], self._known, body, kept]
+        arguments: list[Argument] = [feedback.decision["category"], self._known, rest, self._placed(record_text)]
         arguments += [observed, made_us, feedback.expire_us, SKEW_US]
-        assert self.key is not None
-        return Command("feedback", arguments, (self.key,))
+        return Command("feedback", arguments, self.key)
 
     def _placed(self, text: str) -> bytes:
         raw = text.encode()
@@ -142,7 +144,7 @@ class FeedbackWork:
 def random_places() -> tuple[int, int, int]:
     """Numbers that stand for position, time and ordinal until the script knows them: later than any time, and never guessed."""
     rng = random.SystemRandom()
-    first, second, third = (10**39 * digit + rng.randrange(10**38) for digit in (7, 8, 9))
+    first, second, third = (10**18 * digit + rng.randrange(10**17) for digit in (7, 8, 9))
     return first, second, third
 
 
@@ -168,6 +170,7 @@ class Writer:
         self._durability, self._now = durability, now
         self._wait: Sequence[str | int] | None = None
         self._client: redis.Redis | None = None
+        self._pipe: Pipe | None = None
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._failures, self._away_until = 0, 0.0
         self._entering = threading.Lock()
@@ -201,8 +204,7 @@ class Writer:
             self._closed = True
             self._queue.put(None)
         self._thread.join()
-        if self._client is not None:
-            self._client.close()
+        self._drop_client()
 
     def _run(self) -> None:
         going = True
@@ -220,13 +222,14 @@ class Writer:
             try:
                 works = self._round(works)
             except Exception as error:
-                self._fail(works, error)
+                # Whatever is left on the connection is nobody's answer any more.
+                self._fail(works, error, away=True)
                 return
-        self._fail(works, StoreUnavailable("others keep changing the same decisions; try again"))
+        self._fail(works, StoreUnavailable("others keep changing the same decisions; try again"), away=False)
 
-    def _fail(self, works: Sequence[Work], error: BaseException) -> None:
+    def _fail(self, works: Sequence[Work], error: BaseException, *, away: bool) -> None:
         shown = error if isinstance(error, StoreError) else unavailable(error)
-        if isinstance(error, redis.RedisError | OSError):
+        if away:
             self._failures += 1
             pause = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(self._failures, 10))
             self._away_until = time.monotonic() + pause * random.uniform(0.5, 1.0)  # not all replicas at once
@@ -236,19 +239,22 @@ class Writer:
                 work.future.set_exception(shown)
 
     def _drop_client(self) -> None:
+        pipe, self._pipe = self._pipe, None
         client, self._client = self._client, None
-        if client is not None:
-            client.close()
+        for each in (pipe, client):
+            if each is not None:
+                each.close()
 
     def _round(self, works: Sequence[Work]) -> list[Work]:
         """Sends each work once; gives those that are to be sent again. What raises concerns all."""
-        if self._client is None:
+        if self._client is None or self._pipe is None:
             self._client, self._wait = self._open()
+            self._pipe = Pipe(self._client)
+        pipe = self._pipe
         sent: list[Work] = []
         done: list[Work] = []
         later: list[Work] = []
         under_way: set[bytes] = set()
-        pipeline: Any = self._client.pipeline(transaction=False)
         for work in works:
             if work.key is not None and work.key in under_way:
                 later.append(work)
@@ -263,11 +269,11 @@ class Writer:
                 continue
             if work.key is not None:
                 under_way.add(work.key)
-            run(pipeline, self._keys, command, self._now)
+            run(pipe, self._keys, command, self._now)
             sent.append(work)
         if sent and self._wait is not None:
-            pipeline.execute_command(*self._wait)
-        replies = pipeline.execute(raise_on_error=False) if sent else []
+            pipe.execute_command(*self._wait)
+        replies = pipe.replies()
         if any(isinstance(reply, NoScriptError) for reply in replies):
             self._client.script_load(SCRIPT)
         kept = self._wait is None or not sent or self._is_kept(replies[-1])
@@ -275,7 +281,7 @@ class Writer:
         for work, reply in zip(sent, replies, strict=False):
             if isinstance(reply, NoScriptError):
                 again.append(work)
-            elif isinstance(reply, redis.ConnectionError | redis.TimeoutError):
+            elif isinstance(reply, Exception) and moved(reply):
                 raise reply
             elif isinstance(reply, Exception):
                 work.future.set_exception(unavailable(reply))

@@ -22,7 +22,7 @@ EARLY_MS, LATE_MS = 60_000, 600_000
 
 
 class SinkStream(NamedTuple):
-    """Where the stream is: `client` opens a client, `keys` are the log's own, as its script expects them."""
+    """Where the stream is: `client` opens a client, `keys` are the log's own, as its script expects them, and the stream's."""
 
     log_id: str
     client: Callable[[], redis.Redis]
@@ -49,7 +49,7 @@ class RedisSinkWriter:
             with store_errors():
                 if self._client is None:
                     self._client = self._stream.client()
-                run_loaded(self._client, self._stream.keys, Command("batch", arguments, (self._stream.key,)), None)
+                run_loaded(self._client, self._stream.keys, Command("batch", arguments), None)
         except StoreUnavailable:
             self.close()  # the server may be elsewhere by now
             raise

@@ -1,11 +1,10 @@
 -- One log in Redis: every change of it is one run of this script, so it is done wholly or not at all.
--- KEYS: all keys of the log, in the order of redis_keys.KEYS; a decision's record behind them.
+-- KEYS: all keys of the log, in the order of redis.KEYS; for feedback the first three, and the decision's record.
 -- ARGV: command, the time in microseconds (empty: the server's), and what the command needs.
 -- Writes depend on no random or unsorted command, and are replicated by their effects.
 
 local META, EVENTS, ORDINALS, JOURNAL, LINES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local CHECKPOINTS, BODIES, LEASES, CURSORS, CHECKS, REPLICAS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
-local RECORD = KEYS[12]
 local GONE = 'NOLOG the log is gone from this server'
 
 -- Integers up to 2^53 are exact in a double, and written without an exponent.
@@ -39,11 +38,11 @@ local function note(epoch, position, index, line)
   return 1
 end
 
-local function push(position, chain, now, kind, version, body)
-  local at, time = digits(position), digits(now)
+-- Gives the chain value; what else of the log is to be kept comes as fields and values.
+local function push(at, chain, time, kind, version, body, ...)
   chain = string.sub(redis.sha1hex(chain .. '\n' .. at .. '\n' .. time .. '\n' .. kind .. '\n' .. body), 1, 32)
   redis.call('XADD', EVENTS, at .. '-0', 't', time, 'k', kind, 'v', version, 'b', body, 'c', chain)
-  redis.call('HSET', META, 'position', at, 'chain', chain, 'time_us', time)
+  redis.call('HSET', META, 'position', at, 'chain', chain, 'time_us', time, ...)
   return chain
 end
 
@@ -55,8 +54,11 @@ local function append()
   if replaces ~= '' and replaces ~= held[4] then return { 'replaced', held[4] } end
   position = position + 1
   local at, time = digits(position), digits(now)
-  chain = push(position, chain, now, kind, held[7], body)
-  if kind == 'config' then redis.call('HSET', META, 'config', at) end
+  if kind == 'config' then
+    chain = push(at, chain, time, kind, held[7], body, 'config', at)
+  else
+    chain = push(at, chain, time, kind, held[7], body)
+  end
   if journalled == '1' then
     note(tonumber(redis.call('HGET', META, 'epoch')), position, 0, time .. ' ' .. kind .. ' ' .. body)
   end
@@ -66,24 +68,25 @@ end
 -- A record may be gone although its decision could still be answered: where the window was made longer
 -- since. `window` is the shortest one that records alive now may have been written with, `window_used`
 -- when that was last so.
-local function forgotten(held, now, made, window, skew)
+local function forgotten(held, now, made, skew)
   local shortest, used = tonumber(held[5]), tonumber(held[6])
   return shortest and made <= used and now > made + shortest + skew
 end
 
-local function windows(held, now, window)
+-- What is to be kept of the window.
+local function windows(held, now, time, window)
   local shortest, used = tonumber(held[5]), tonumber(held[6])
-  if not shortest or window <= shortest or now > used + window then
-    redis.call('HSET', META, 'window', digits(window), 'window_used', digits(now))
-  end
+  if shortest and window > shortest and now <= used + window then return end
+  return 'window', digits(window), 'window_used', time
 end
 
--- category, the record as known (empty: none), body (empty: no event is due), record,
--- when it was observed (empty: now), when the decision was made and its id expires, skew; in microseconds
+-- category, the record as known (empty: none), what the event's body says behind the record (empty: no event is due),
+-- the record, when it was observed (empty: now), when the decision was made and its id expires, skew; in microseconds
 local function feedback()
   local position, chain, now, held = tip()
   if not position then return redis.error_reply(GONE) end
-  local category, known, body, record = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+  local RECORD = KEYS[4]
+  local category, known, rest, record = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
   local observed, made, expire, skew = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
   if now > expire then
     redis.call('HSET', META, 'time_us', digits(now)) -- a clock that jumps back does not open the window again
@@ -97,18 +100,22 @@ local function feedback()
     redis.call('PEXPIRE', RECORD, left) -- a write: what waits for replicas or the disk waits for this record
     return { 'known', found }
   end
-  if not found and forgotten(held, now, made, expire - made, skew) then return { 'forgotten' } end
+  if not found and forgotten(held, now, made, skew) then return { 'forgotten' } end
   if observed ~= '' and tonumber(observed) > now then return { 'ahead' } end
+  local window = expire - made
   local at, time, ordinal = digits(position), digits(now), ''
-  if body ~= '' then
-    position = position + 1
-    at = digits(position)
-    if not found then ordinal = digits(redis.call('HINCRBY', ORDINALS, category, 1)) end
-    push(position, chain, now, 'feedback', held[7], filled(body, at, time, ordinal))
+  if rest ~= '' then
+    at = digits(position + 1)
+    if not found then ordinal = redis.call('HINCRBY', ORDINALS, category, 1) end
   end
-  windows(held, now, expire - made)
+  record = filled(record, at, time, ordinal)
+  if rest ~= '' then
+    push(at, chain, time, 'feedback', held[7], '{"after":' .. record .. ',' .. rest, windows(held, now, time, window))
+  else
+    redis.call('HSET', META, 'time_us', held[3], windows(held, now, time, window))
+  end
   local lives = math.max(left, math.ceil((expire + skew - now) / 1000))
-  redis.call('SET', RECORD, filled(record, at, time, ordinal), 'PX', digits(lives))
+  redis.call('SET', RECORD, record, 'PX', digits(lives))
   return { 'ok', at }
 end
 
@@ -238,18 +245,19 @@ local function rewound()
 end
 
 -- bytes and milliseconds that are kept, then a batch of decisions: when its first and its last were made, rows, numbers.
--- The stream is behind the log's own keys, where else a record is.
+-- The stream is the key behind the log's own.
 local function batch()
+  local STREAM = KEYS[12]
   local kept, retention, rows, numbers = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[7], ARGV[8]
   if redis.call('EXISTS', META) == 0 then return redis.error_reply(GONE) end
   local number = redis.call('HINCRBY', META, 'batches', 1)
   local bytes = redis.call('HINCRBY', META, 'batch_bytes', #rows + #numbers)
-  redis.call('XADD', RECORD, '*', 'i', number, 'f', ARGV[5], 'l', ARGV[6], 's', #rows + #numbers, 'r', rows, 'n', numbers)
+  redis.call('XADD', STREAM, '*', 'i', number, 'f', ARGV[5], 'l', ARGV[6], 's', #rows + #numbers, 'r', rows, 'n', numbers)
   local oldest = clock() / 1000 - retention
   while true do
-    local first = redis.call('XRANGE', RECORD, '-', '+', 'COUNT', 2)
+    local first = redis.call('XRANGE', STREAM, '-', '+', 'COUNT', 2)
     if #first < 2 or (bytes <= kept and tonumber(first[1][2][6]) >= oldest) then return number end
-    redis.call('XDEL', RECORD, first[1][1])
+    redis.call('XDEL', STREAM, first[1][1])
     bytes = redis.call('HINCRBY', META, 'batch_bytes', -tonumber(first[1][2][8]))
   end
 end
