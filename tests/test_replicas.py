@@ -23,6 +23,7 @@ from banditroute.log.checkpoint import encode
 from banditroute.log.redis import RedisLog
 from banditroute.redis_address import Durability, parse_address
 from banditroute.router import Router
+from banditroute.snapshot import Snapshot
 from banditroute.wiring import open_engine
 
 SERVERS = binaries()
@@ -239,3 +240,30 @@ def test_routers_in_two_processes_share_what_they_learn(server: RedisServer, rep
         receipt = two.feedback(decision.id, eval_score=0.9)
         until(lambda: one.engine.snapshot.state.position == receipt.state_position)
         assert two.category("chat").arms == one.category("chat").arms
+
+
+def test_a_state_that_differs_at_a_checkpoint_is_counted_and_replaced(replicas: Replicas) -> None:
+    one, two = replicas.open(checkpoint_every=50), replicas.open(checkpoint_every=50)
+    rng = random.Random(5)
+    taught(rng, [one, two], 20)
+    same_position(one, two)
+    held = two.snapshot
+    two._follower.snapshot = Snapshot(held.state._replace(feedback_count=999), held)  # as a fault in one build would do
+    taught(rng, [one], 40)
+    until(lambda: one._follower.divergence_count + two._follower.divergence_count == 1)
+    same_position(one, two)
+    assert encode(one.snapshot.state) == encode(two.snapshot.state)
+    assert one.info().divergence_count + two.info().divergence_count == 1
+
+
+def test_a_replica_that_fell_behind_what_is_kept_goes_on_from_a_checkpoint(replicas: Replicas) -> None:
+    local = {"checkpoint_every": 50, "log_retention_events": 1}
+    one, two = replicas.open(**local), replicas.open(**local)
+    with two._follower._folding:  # it does not come to fold
+        taught(random.Random(6), [one], 120)
+        until(lambda: one._follower._checkpointed == 100)
+    same_position(one, two)
+    assert encode(one.snapshot.state) == encode(two.snapshot.state)
+    assert two._follower.rewind_count == 0
+    late = replicas.open(**local)
+    assert encode(late.snapshot.state) == encode(one.snapshot.state)
