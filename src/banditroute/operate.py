@@ -57,18 +57,22 @@ class Operations:
         self._changing = threading.Lock()
 
     def begin(self, shared: Mapping[str, Any]) -> int | None:
-        """What a start and SIGHUP do with the configuration file: adopt it; but a log that is shared keeps its own, unless it
-        has none yet, and the difference is told."""
+        """What a start and SIGHUP do with the configuration file: adopt it; but a log of many machines keeps its own, unless it
+        has none yet, and the difference is told.
+
+        Raises:
+            ConfigReplaced: another process put a different one in force meanwhile.
+        """
         held = self._follower.snapshot.state
-        if not self._log.shared:
-            return self.adopt(shared)
-        if held.config_position == 0:
+        if held.config_position == 0 or not self._log.keeps_configuration:
             try:
                 return self.adopt(shared)
-            except ConfigReplaced:  # by another replica that starts now
+            except ConfigReplaced:  # by another replica or worker that starts or reloads now
                 self._follower.catch_up()
                 held = self._follower.snapshot.state
-        if document_fingerprint(resolved(shared, held.document)) != held.settings.fingerprint:
+                if not self._log.keeps_configuration and not _same(shared, held):
+                    raise
+        if not _same(shared, held):
             log.warning(
                 "this configuration file differs from the shared configuration in force, which stays: "
                 "`banditroute apply FILE` changes it for all replicas",
@@ -154,6 +158,10 @@ class Operations:
                 position = self._append(EventKind.OPERATOR, body)
             snapshot = self._follower.snapshot
             return tuple(snapshot.report(name) for name in names), position
+
+
+def _same(shared: Mapping[str, Any], held: State) -> bool:
+    return document_fingerprint(resolved(shared, held.document)) == held.settings.fingerprint
 
 
 def paused_arms(state: State) -> frozenset[tuple[str, str]]:

@@ -22,6 +22,7 @@ from banditroute.log.sink import BatchWriter, DecisionSink, SinkReader
 from banditroute.log.sink_redis import RedisSinkReader, RedisSinkWriter
 from banditroute.log.sink_sqlite import SqliteSinkReader, SqliteSinkWriter
 from banditroute.log.sqlite import SqliteLog
+from banditroute.log.sqlite_shared import SharedSqliteLog
 from banditroute.presence import Presence
 from banditroute.receivers import read_receivers
 from banditroute.redis_address import Durability
@@ -59,12 +60,14 @@ def open_log(
     store: str | None = None,
     clock: Callable[[], float] = time.time,
     read_only: bool = False,
+    worker: bool = False,
     known: tuple[str, int] | None = None,
 ) -> EventLog:
     """The configuration's log.
 
     Args:
         read_only: for looking at it while others may own it.
+        worker: to be shared with a supervisor's other workers, for which the supervisor owns it.
         known: see `RedisLog`.
 
     Raises:
@@ -81,6 +84,8 @@ def open_log(
             read_only=read_only,
         )
     if found.kind == "sqlite":
+        if worker:
+            return SharedSqliteLog(local.folder / found.folder, clock)
         return SqliteLog(local.folder / found.folder, clock, read_only=read_only)
     if read_only:
         raise StoreUnavailable("a store in memory can be read only by its own process: use sqlite:///FOLDER, or ask the server")
@@ -100,6 +105,8 @@ def open_engine(
     seed: int | None = None,
     threaded: bool,
     log: EventLog | None = None,
+    worker: bool = False,
+    adopt: bool = True,
 ) -> Engine:
     """Opens the store and starts the engine on it.
 
@@ -109,6 +116,8 @@ def open_engine(
         seed: makes draws and ids repeatable; default: entropy.
         threaded: follow the log in a thread and deliver webhooks (server), or fold when told to (in process).
         log: in place of one that is opened for a store in memory.
+        worker: see `open_log`.
+        adopt: put the configuration in force; else the log's stays.
 
     Raises:
         ConfigError, StoreInUse, StoreTooNew, StoreKeyMismatch, StoreUnavailable.
@@ -125,7 +134,7 @@ def open_engine(
     if directory is None and not shared:
         log = log or MemoryLog(now, log_id=None if seed is None else f"seed-{seed}")
     else:
-        log = open_log(local, store=store, clock=now, known=None if held is None else held[:2])
+        log = open_log(local, store=store, clock=now, worker=worker, known=None if held is None else held[:2])
     try:
         signer = TokenSigner(_keys(local, log, directory, rng), log.log_id)
         _check_keys(log, signer, may_be_away=held is not None)
@@ -136,7 +145,7 @@ def open_engine(
             clock=now,
             rng=rng,
             sink=sink,
-            shared=config.shared,
+            shared=config.shared if adopt else None,
             checkpoint_every=local.checkpoint_every,
             log_retention_events=local.log_retention_events,
             threaded=threaded or shared,  # others append to it all the time
@@ -176,7 +185,7 @@ def _keys(local: LocalConfig, log: EventLog, directory: Path | None, rng: random
         return load_keys(local, directory, fresh=log.tip().position == 0)
     if local.signing_keys_file:
         return read_keys(local.folder / local.signing_keys_file)
-    if log.shared:
+    if isinstance(log, RedisLog):
         raise ConfigError("<store>", [ConfigProblem("signing_keys_file", None, "a store that is shared needs it")])
     return [new_key("k1", rng)]
 

@@ -66,8 +66,8 @@ class EventLog(abc.ABC):
     written or read now (disk full, gone); nothing is half written then. Thread-safe.
     """
 
-    shared: ClassVar[bool] = False
-    """Whether other processes append to this log too."""
+    keeps_configuration: ClassVar[bool] = False
+    """Whether the configuration that it has stands until `apply`: else start and SIGHUP adopt the file's."""
     log_id: str
     """Random, made with the log: says which log a decision belongs to."""
     epoch: int

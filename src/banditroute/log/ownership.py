@@ -13,7 +13,7 @@ LOCK_FILE = "lock"
 
 
 class Ownership:
-    """Makes the directory if need be, and owns it until `close`.
+    """Makes the directory if need be, and owns it until `close`, or until whoever inherits `handle` has ended too.
 
     Raises:
         StoreInUse: another process owns it; says which.
@@ -24,13 +24,13 @@ class Ownership:
         with ExitStack() as undo:
             try:
                 directory.mkdir(parents=True, exist_ok=True)
-                self._handle = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                undo.callback(os.close, self._handle)
-                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.truncate(self._handle, 0)
-                os.write(self._handle, str(os.getpid()).encode())
+                self.handle = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                undo.callback(os.close, self.handle)
+                fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.truncate(self.handle, 0)
+                os.write(self.handle, str(os.getpid()).encode())
             except BlockingIOError:
-                holder = os.read(self._handle, 32).decode(errors="replace").strip()
+                holder = os.read(self.handle, 32).decode(errors="replace").strip()
                 raise StoreInUse(
                     f"state directory {directory} is in use by another process{f' (pid {holder})' if holder else ''}: "
                     "stop it, or give this one another `store`"
@@ -41,4 +41,4 @@ class Ownership:
 
     def close(self) -> None:
         """Lets go of the directory. Once only."""
-        os.close(self._handle)
+        os.close(self.handle)

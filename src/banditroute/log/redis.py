@@ -78,7 +78,7 @@ class RedisLog(EventLog):
         StoreEmpty (read-only): there is no such log.
     """
 
-    shared: ClassVar[bool] = True
+    keeps_configuration: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -58,7 +58,7 @@ class SqliteSinkWriter:
     def write(self, *, first_ms: int, last_ms: int, rows: str, numbers: bytes) -> None:
         """Keeps a batch, and from time to time removes those that are too old. Raises sqlite3.Error."""
         try:
-            self._db.execute("BEGIN")
+            self._db.execute("BEGIN IMMEDIATE")  # other workers may write too: wait for them
             values = (first_ms, last_ms, rows, numbers)
             self._db.execute("INSERT INTO batches (first_ms, last_ms, rows, numbers) VALUES (?, ?, ?, ?)", values)
             if time.monotonic() - self._purged > PURGE_INTERVAL_S:

@@ -1,22 +1,20 @@
 """The log in one SQLite file: the embedded default.
 
-WAL with synchronous=FULL: a commit returns when it is on the disk. One writer thread commits whatever
-has come in since its last commit in one transaction (group commit), so that many waiting callers share
-one fsync. One process owns a state directory (`flock`); others may open it read-only.
+WAL with synchronous=FULL: a commit returns when it is on the disk. One thread writes, in groups (see `sqlite_writer`). One
+process owns a state directory (`flock`); others may open it read-only. Where a supervisor's workers share it, they open it as
+`sqlite_shared.SharedSqliteLog`.
 """
 
 from __future__ import annotations
 
 import json
-import queue
-import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, closing, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Protocol
 
 from banditroute.core.errors import (
     ConfigReplaced,
@@ -24,7 +22,6 @@ from banditroute.core.errors import (
     EventsVanished,
     FeedbackWindowOver,
     StoreClosed,
-    StoreError,
     StoreKeyMismatch,
     StoreUnavailable,
 )
@@ -46,10 +43,9 @@ from banditroute.log.base import (
 from banditroute.log.leases import Leases
 from banditroute.log.ownership import Ownership
 from banditroute.log.sqlite_file import connect, prepared, store_errors
+from banditroute.log.sqlite_writer import Batch, GroupWriter
 
 LOG_FILE = "log.db"
-GROUP_SIZE = 512
-MAX_QUEUED = 10_000
 RECENT_EVENTS = 8192
 
 _KEEP_RECORD = """INSERT INTO records VALUES (?, ?, ?) ON CONFLICT (decision)
@@ -58,21 +54,10 @@ _NEWEST_CONFIG = f"SELECT max(position) FROM journal WHERE kind = '{EventKind.CO
 _ON_LOG = "checkpoints.chain = (SELECT chain FROM events WHERE events.position = checkpoints.position)"
 
 
-class _Work(NamedTuple):
-    """Something to be done inside the writer's transaction; its outcome goes to `future`."""
+class Closable(Protocol):
+    """What is held for as long as a log is open."""
 
-    future: Future[Any]
-    run: Callable[[_Batch], Any]
-
-
-class _Batch:
-    """What one transaction has done so far, and what becomes true only if it commits."""
-
-    def __init__(self, tip: Tip, time_us: int, now_us: int) -> None:
-        self.tip = tip
-        self.time_us = max(time_us, now_us)
-        self.events: list[Event] = []
-        self.ordinals: dict[str, int] = {}
+    def close(self) -> object: ...
 
 
 class SqliteLog(EventLog):
@@ -84,39 +69,51 @@ class SqliteLog(EventLog):
         StoreUnavailable: it cannot be opened; in read-only mode also where it does not exist.
     """
 
+    recent_events: ClassVar[int] = RECENT_EVENTS
+    """How many of the newest events are read from memory."""
+
     def __init__(self, directory: Path, clock: Callable[[], float], *, read_only: bool = False) -> None:
         self._clock = clock
+        self._time_us = 0
+        self._turn: AbstractContextManager[object] = nullcontext()
         self._read_only = read_only
         self._changed = threading.Condition()
         self._closed = False
         self._leases = Leases(clock)
         path = directory / LOG_FILE
         with ExitStack() as undo:
-            self._owned = None if read_only else undo.enter_context(closing(Ownership(directory)))
+            self._owned = None if read_only else undo.enter_context(closing(self._hold(directory)))
             if read_only and not path.exists():
                 raise StoreUnavailable(f"no log in {directory}: nothing was served from there yet")
-            with store_errors():
+            with store_errors(), self._turn:
                 self._writer = undo.enter_context(closing(connect(path, read_only=read_only)))
                 self._prepare(path)
                 self._reader = undo.enter_context(closing(connect(path, read_only=True)))
             undo.pop_all()
         self._reading = threading.Lock()
-        self._recent: deque[Event] = deque(maxlen=RECENT_EVENTS)
-        self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._write, name="banditroute-log", daemon=True)
-        if not read_only:
-            self._thread.start()
+        self._recent: deque[Event] = deque(maxlen=self.recent_events)
+        self._group = (
+            None if read_only else GroupWriter(self._writer, turn=self._turn, begin=self._begun, committed=self._committed)
+        )
 
     # --- opening and closing ---
 
+    def _hold(self, directory: Path) -> Closable:
+        return Ownership(directory)
+
     def _prepare(self, path: Path) -> None:
-        db = self._writer
-        meta = prepared(db, path, read_only=self._read_only)
-        self._purged = bytes.fromhex(meta.get("purged", ""))
+        meta = prepared(self._writer, path, read_only=self._read_only)
         self.log_id, self.epoch = meta["log_id"], int(meta["epoch"])
+        self._look()
+
+    def _look(self) -> None:
+        """Reads what the writer must know of all that was written before."""
+        db = self._writer
+        row = db.execute("SELECT value FROM meta WHERE name = 'purged'").fetchone()
+        self._purged = bytes.fromhex(row[0]) if row else b""
         row = db.execute("SELECT position, chain, append_time_us FROM events ORDER BY position DESC LIMIT 1").fetchone()
         self._tip = Tip(row[0], row[1]) if row else Tip(0, b"")
-        self._time_us: int = row[2] if row else 0
+        self._time_us = max(self._time_us, row[2] if row else 0)
         self._ordinals: dict[str, int] = dict(db.execute("SELECT category, count FROM ordinals"))
 
     def close(self) -> None:
@@ -125,75 +122,32 @@ class SqliteLog(EventLog):
                 return
             self._closed = True
             self._changed.notify_all()
-        if not self._read_only:
-            self._queue.put(None)
-            self._thread.join()
+        if self._group is not None:
+            self._group.close()
         with self._reading:
             self._reader.close()
         self._writer.close()
         if self._owned is not None:
             self._owned.close()
 
-    def _submit(self, run: Callable[[_Batch], Any]) -> Future[Any]:
-        if self._read_only:
+    def _submit(self, run: Callable[[Batch], Any]) -> Future[Any]:
+        if self._group is None:
             raise StoreUnavailable("the log was opened read-only")
-        future: Future[Any] = Future()
-        future.set_running_or_notify_cancel()  # what is on its way to the disk cannot be called back
+        return self._group.submit(run)
+
+    # --- in the writer's thread ---
+
+    def _begun(self) -> Batch:
+        return Batch(self._tip, self._time_us, int(self._clock() * 1e6))
+
+    def _committed(self, batch: Batch) -> None:
         with self._changed:
-            if self._closed:
-                raise StoreClosed("the log is closed")
-            if self._queue.qsize() >= MAX_QUEUED:
-                raise StoreUnavailable("the log is behind: too much waits to be written; try again")
-            self._queue.put(_Work(future, run))
-        return future
+            self._ordinals.update(batch.ordinals)
+            self._tip, self._time_us = batch.tip, batch.time_us
+            self._recent.extend(batch.events)
+            self._changed.notify_all()
 
-    # --- the writer thread ---
-
-    def _write(self) -> None:
-        going = True
-        while going:
-            works = [self._queue.get()]
-            while len(works) < GROUP_SIZE and not self._queue.empty():
-                works.append(self._queue.get())
-            going = None not in works
-            self._commit([work for work in works if work is not None])
-
-    def _commit(self, works: Sequence[_Work]) -> None:
-        """One transaction for all of `works`: each succeeds or fails on its own, the disk fails all."""
-        outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
-        try:
-            batch = _Batch(self._tip, self._time_us, int(self._clock() * 1e6))
-            with store_errors():
-                self._writer.execute("BEGIN IMMEDIATE")
-                for work in works:
-                    try:
-                        outcomes.append((work.future, work.run(batch), None))
-                    except (FeedbackWindowOver, ConfigReplaced, StoreKeyMismatch, ValueError) as error:
-                        outcomes.append((work.future, None, error))
-                self._writer.executemany("INSERT OR REPLACE INTO ordinals VALUES (?, ?)", batch.ordinals.items())
-                self._writer.execute("COMMIT")
-        except Exception as error:
-            with suppress(sqlite3.Error):
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
-            if len(works) > 1 and not isinstance(error, StoreError):  # one of them cannot be written: find it
-                for work in works:
-                    self._commit([work])
-                return
-            outcomes = [(work.future, None, error) for work in works]
-        else:
-            with self._changed:
-                self._ordinals.update(batch.ordinals)
-                self._tip, self._time_us = batch.tip, batch.time_us
-                self._recent.extend(batch.events)
-                self._changed.notify_all()
-        for future, result, failure in outcomes:
-            if failure is None:
-                future.set_result(result)
-            else:
-                future.set_exception(failure)
-
-    def _push(self, batch: _Batch, kind: EventKind, body: Mapping[str, Any]) -> Event:
+    def _push(self, batch: Batch, kind: EventKind, body: Mapping[str, Any]) -> Event:
         event, raw = made_event(batch.tip, append_time_us=batch.time_us, kind=kind, body=body)
         self._writer.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", (*event[:4], raw.decode(), event.chain))
         batch.tip = Tip(event.position, event.chain)
@@ -203,7 +157,7 @@ class SqliteLog(EventLog):
     # --- appending ---
 
     def append(self, kind: EventKind, body: Mapping[str, Any], *, replaces: int | None = None) -> Future[Event]:
-        def run(batch: _Batch) -> Event:
+        def run(batch: Batch) -> Event:
             if replaces is not None:
                 (newest,) = self._writer.execute(_NEWEST_CONFIG).fetchone()
                 if replaces != (newest or 0):
@@ -218,7 +172,7 @@ class SqliteLog(EventLog):
     def append_feedback(self, feedback: FeedbackAppend) -> Future[FeedbackReceipt]:
         category = feedback.decision["category"]
 
-        def run(batch: _Batch) -> FeedbackReceipt:
+        def run(batch: Batch) -> FeedbackReceipt:
             if batch.time_us > feedback.expire_us:
                 raise FeedbackWindowOver("the decision's feedback window is over")
             row = self._writer.execute("SELECT body FROM records WHERE decision = ?", (feedback.key,)).fetchone()
@@ -292,10 +246,12 @@ class SqliteLog(EventLog):
     # --- checkpoints, journal, housekeeping ---
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> str | None:
-        def run(_: _Batch) -> str | None:
+        def run(_: Batch) -> str | None:
             held = self._writer.execute("SELECT chain FROM events WHERE position = ?", (checkpoint.position,)).fetchone()
             if held is None or held[0] != checkpoint.chain:
                 return None
+            if (other := self._kept_instead(checkpoint)) is not None:
+                return other
             self._writer.execute("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?)", checkpoint)
             kept = f"SELECT position FROM checkpoints WHERE {_ON_LOG} ORDER BY position DESC LIMIT ?"  # noqa: S608
             self._writer.execute(f"DELETE FROM checkpoints WHERE position NOT IN ({kept})", (KEPT_CHECKPOINTS,))  # noqa: S608
@@ -303,6 +259,10 @@ class SqliteLog(EventLog):
 
         digest: str | None = self._submit(run).result()
         return digest
+
+    def _kept_instead(self, checkpoint: Checkpoint) -> str | None:
+        """The digest of what another process saved for this place."""
+        return None
 
     def newest_checkpoint(self, *, oldest: int, newest: int) -> Checkpoint | None:
         rows = self._query(
@@ -340,7 +300,7 @@ class SqliteLog(EventLog):
         return _key_in(rows[0]) if rows else None
 
     def save_cursor(self, name: str, key: JournalKey) -> None:
-        def run(_: _Batch) -> None:
+        def run(_: Batch) -> None:
             row = self._writer.execute("SELECT value FROM meta WHERE name = ?", (f"cursor:{name}",)).fetchone()
             if row is None or _key_in(row) < key:
                 self._writer.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"cursor:{name}", json.dumps(key)))
@@ -348,7 +308,7 @@ class SqliteLog(EventLog):
         self._submit(run).result()
 
     def trim(self, position: int) -> int:
-        def run(_: _Batch) -> int:
+        def run(_: Batch) -> int:
             sql = f"SELECT max(position) FROM checkpoints WHERE {_ON_LOG}"  # noqa: S608
             (newest,) = self._writer.execute(sql).fetchone()
             return self._writer.execute("DELETE FROM events WHERE position <= ?", (min(position, (newest or 1) - 1),)).rowcount
@@ -360,7 +320,7 @@ class SqliteLog(EventLog):
         return count
 
     def purge_records(self) -> int:
-        def run(batch: _Batch) -> int:
+        def run(batch: Batch) -> int:
             (newest,) = self._writer.execute("SELECT max(decision) FROM records WHERE expire_us < ?", (batch.time_us,)).fetchone()
             if newest is None:
                 return 0
@@ -372,7 +332,7 @@ class SqliteLog(EventLog):
         return count
 
     def key_checks(self, mine: Sequence[str]) -> None:
-        def run(_: _Batch) -> None:
+        def run(_: Batch) -> None:
             known = {name for (name,) in self._writer.execute("SELECT name FROM meta WHERE name LIKE 'key_check:%'")}
             wanted = {f"key_check:{check}" for check in mine}
             if known and not known & wanted:
