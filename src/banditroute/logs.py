@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,8 +60,17 @@ def logger(name: str) -> structlog.stdlib.BoundLogger:
     )
 
 
-def configure(*, json: bool, level: str = "INFO") -> None:
-    """Sends this process's log lines to standard error, one JSON object a line or for a terminal."""
+def _named(worker: int) -> structlog.typing.Processor:
+    def name(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        event.update(worker=worker, pid=os.getpid())
+        return event
+
+    return name
+
+
+def configure(*, json: bool, level: str = "INFO", worker: int | None = None) -> None:
+    """Sends this process's log lines to standard error, one JSON object a line or for a terminal; a worker's say whose they
+    are."""
     # Tracebacks without local variables: those may hold keys.
     if json:
         frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
@@ -68,6 +78,8 @@ def configure(*, json: bool, level: str = "INFO") -> None:
         renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
     else:
         last, renderer = [], structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    if worker is not None:
+        last.insert(0, _named(worker))
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,7 +67,8 @@ class ServerSettings:
 class Server:
     """Both listeners over one engine, which it closes when it stops.
 
-    `listen` and `admin_listen` are HOST:PORT; port 0 takes a free one. No `admin_listen`, no AdminService.
+    `listen` and `admin_listen` are HOST:PORT; port 0 takes a free one. No `admin_listen`, no AdminService. `share_ports` lets
+    other processes listen there too: workers, among whom the system deals out connections.
     """
 
     def __init__(
@@ -78,12 +79,14 @@ class Server:
         admin_listen: str | None = None,
         settings: ServerSettings | None = None,
         reflection: bool = False,
+        share_ports: bool = False,
     ) -> None:
         self._engine = engine
         self._listen = listen
         self._admin_listen = admin_listen
         self._settings = settings or ServerSettings()
         self._reflection = reflection
+        self._share_ports = share_ports
         self._health = HealthWatcher(engine)
         self._admin = AdminService(engine, max_watches=MAX_WATCHES)
         self._servers: list[grpc.Server] = []
@@ -151,7 +154,7 @@ class Server:
     def _make(self, threads: int, receive_bytes: int, send_bytes: int, name: str) -> grpc.Server:
         options: list[tuple[str, Any]] = [
             # Else two servers share a port, and neither says so.
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(self._share_ports)),
             ("grpc.max_receive_message_length", receive_bytes),
             ("grpc.max_send_message_length", send_bytes),
             ("grpc.max_connection_age_ms", int(self._settings.max_connection_age_s * 1000)),
@@ -183,18 +186,21 @@ def serve_until_signalled(
     *,
     reload: Callable[[], object],
     started: Callable[[Server], object] = lambda server: None,
+    received: queue.SimpleQueue[int] | None = None,
+    signals: Sequence[int] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
 ) -> None:
     """Starts `server`, calls `started`, serves until SIGTERM or SIGINT, drains. Only in the main thread.
 
     SIGHUP calls `reload`; where that raises, the old configuration stays and the log says why. A second SIGTERM or
-    SIGINT does not wait for the drain. Raises ListenFailed.
+    SIGINT does not wait for the drain. Of the process's signals, `signals` are heard; what others put into `received`
+    counts as one too. Raises ListenFailed.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     # What is there now stays; of what comes, next to nothing is cyclic. Python's own pace costs Route 5 %.
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
-    received: queue.SimpleQueue[int] = queue.SimpleQueue()
-    with _handling(received):
+    received = queue.SimpleQueue() if received is None else received
+    with handling(received, signals):
         server.start()
         started(server)
         while (number := _next(received)) == signal.SIGHUP:
@@ -220,13 +226,13 @@ def _next(received: queue.SimpleQueue[int]) -> int:
 
 
 @contextmanager
-def _handling(received: queue.SimpleQueue[int]) -> Iterator[None]:
-    """Puts SIGTERM, SIGINT and SIGHUP into `received` meanwhile."""
+def handling(received: queue.SimpleQueue[Any], signals: Sequence[int]) -> Iterator[None]:
+    """Puts those signals into `received` meanwhile."""
 
     def note(number: int, frame: FrameType | None) -> None:
         received.put(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    before = {number: signal.signal(number, note) for number in signals}
     try:
         yield
     finally:
