@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import time
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from banditroute.bench import breaker, decide, fold, peers, simulation
+from banditroute.bench import breaker, decide, fold, peers, simulation, workers_part
 from banditroute.bench.timing import Call, in_turn, quantile
 from banditroute.core.fold import learn
 from banditroute.core.state import INITIAL
+from banditroute.log.sqlite import SqliteLog
 
 
 def test_quantiles() -> None:
@@ -101,3 +105,11 @@ def test_peers_that_are_installed_pick() -> None:
     for ready in found.values():
         ready()()
         ready()()
+
+
+def test_appends_of_workers_are_counted_when_they_are_answered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(workers_part, "_begin", lambda: None)
+    per_s = [workers_part.append(str(tmp_path), str(number), "0.1", "4") for number in (1, 2)]
+    assert min(per_s) > 0.0
+    with closing(SqliteLog(tmp_path, time.time)) as log:
+        assert log.tip().position >= 2 * 4

@@ -10,7 +10,7 @@ import platform
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from banditroute.bench import breaker, decide, drift, feedback, fold, mixed, ope, propensity, serving, simulation
+from banditroute.bench import breaker, decide, drift, feedback, fold, mixed, ope, propensity, serving, simulation, workers
 from banditroute.bench.many import faults, replicas, throughput
 
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
@@ -27,6 +27,7 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "replicas": replicas.run,
     "faults": faults.run,
     "redis": throughput.run,
+    "workers": workers.run,
 }
 
 

@@ -88,17 +88,27 @@ def cpu_seconds(process: subprocess.Popen[str]) -> float:
 
 
 def closed_loop(target: Target, method: str, requests: Sequence[bytes], *, under_way: int, seconds: float) -> dict[str, Any]:
-    """Calls a second with `under_way` calls always under way, and how busy the server's core was."""
-    call = caller(target.channel, method)
+    """As `kept_under_way` over the target's channel, and how busy the server's core was."""
+    cpu, start = cpu_seconds(target.process), time.perf_counter()
+    found = kept_under_way([target.channel], method, requests, under_way=under_way, seconds=seconds)
+    return {**found, "server_busy": (cpu_seconds(target.process) - cpu) / (time.perf_counter() - start)}
+
+
+def kept_under_way(
+    channels: Sequence[grpc.Channel], method: str, requests: Sequence[bytes], *, under_way: int, seconds: float
+) -> dict[str, Any]:
+    """Calls a second with `under_way` calls always under way; the channels take turns."""
+    calls = [caller(channel, method) for channel in channels]
     done = threading.Event()
     lock = threading.RLock()  # a call that is done at once calls back at once
     counts = {"finished": 0, "failed": 0, "next": 0, "running": under_way}
-    stop_at = time.perf_counter() + seconds
+    start = time.perf_counter()
+    stop_at = start + seconds
 
     def launch() -> None:
         i = counts["next"]
         counts["next"] = i + 1
-        call.future(requests[i % len(requests)], timeout=30).add_done_callback(finish)
+        calls[i % len(calls)].future(requests[i % len(requests)], timeout=30).add_done_callback(finish)
 
     def finish(future: grpc.Future[bytes]) -> None:
         with lock:
@@ -110,14 +120,11 @@ def closed_loop(target: Target, method: str, requests: Sequence[bytes], *, under
                 if counts["running"] == 0:
                     done.set()
 
-    cpu, start = cpu_seconds(target.process), time.perf_counter()
     with lock:
         for _ in range(under_way):
             launch()
     done.wait()
-    took = time.perf_counter() - start
-    busy = (cpu_seconds(target.process) - cpu) / took
-    return {"per_s": counts["finished"] / took, "failed": counts["failed"], "server_busy": busy}
+    return {"per_s": counts["finished"] / (time.perf_counter() - start), "failed": counts["failed"]}
 
 
 def open_loop(target: Target, method: str, requests: Sequence[bytes], *, per_s: float, seconds: float) -> dict[str, Any]:
