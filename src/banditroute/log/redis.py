@@ -121,7 +121,7 @@ class RedisLog(EventLog):
         """What the server is, once it and the log on it were found to be what is expected."""
         with self._opening:
             if self._server is None:
-                server = check_server(self._client("read"), self._durability)
+                server = check_server(self._client("read"), self._durability, key=self._keys[0])
                 self._identify(self.log_id or uuid.uuid4().hex)
                 self._server = server
             return self._server

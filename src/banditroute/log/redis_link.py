@@ -30,6 +30,7 @@ from banditroute.redis_address import Address, Durability
 
 OLDEST = (6, 2)
 WAITAOF_SINCE = (7, 2)
+DRYRUN_SINCE = (7, 0)
 CONNECT_TIMEOUT_S = 1.0
 
 
@@ -99,8 +100,8 @@ class Server(NamedTuple):
     waitaof: bool
 
 
-def check_server(client: redis.Redis, durability: Durability) -> Server:
-    """Reads what the server is and how it is set.
+def check_server(client: redis.Redis, durability: Durability, *, key: bytes) -> Server:
+    """Reads what the server is and how it is set. `key` is one of the log's.
 
     Raises:
         StoreUnfit: it is too old, may throw keys away, or cannot keep what `durability` promises; says how to mend it.
@@ -130,6 +131,12 @@ def check_server(client: redis.Redis, durability: Durability) -> Server:
                 f"durability aof on {shown} needs appendfsync always (it cannot wait for its disk otherwise): "
                 "set it, use Redis 7.2 or newer, or durability: memory"
             )
+        if version >= DRYRUN_SINCE and not _loads_scripts(client, key):
+            raise StoreUnfit(
+                "durability aof, but this server's default user may not write the log's keys; Redis 7.0 to 8.2 loads its "
+                "append-only file with that user's rights, and drops what scripts wrote: keep the user off, but give it its "
+                "rights back (ACL: user default off ~* &* +@all)"
+            )
     if durability.replicas > int(info.get("connected_slaves", 0)):
         raise StoreUnfit(
             f"durability replicas={durability.replicas}, but the server has {info.get('connected_slaves', 0)}: "
@@ -144,6 +151,17 @@ def _fsync(client: redis.Redis) -> str:
     except (redis.ResponseError, NoPermissionError):
         return "unknown"
     return said.get("appendfsync", "unknown")
+
+
+def _loads_scripts(client: redis.Redis, key: bytes) -> bool:
+    """Whether the server's own user may do what the append-only file does; True also where that may not be asked."""
+    for command in (("HSET", key, "a", "b"), ("XADD", key, "*", "a", "b"), ("SET", key, "a"), ("PEXPIREAT", key, "1")):
+        try:
+            if client.execute_command("ACL", "DRYRUN", "default", *command) != b"OK":  # type: ignore[no-untyped-call]
+                return False
+        except (redis.ResponseError, NoPermissionError):
+            return True
+    return True
 
 
 @contextmanager
