@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from banditroute.bench import breaker, decide, drift, feedback, fold, ope, propensity, serving, simulation
-from banditroute.bench.many import faults, replicas, throughput
+from banditroute.bench.many import coldstart, faults, replicas, throughput
 
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "propensity": propensity.run,
@@ -26,6 +26,7 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "replicas": replicas.run,
     "faults": faults.run,
     "redis": throughput.run,
+    "coldstart": coldstart.run,
 }
 
 

@@ -16,6 +16,7 @@ from banditroute.config import Config, load, resolved
 from banditroute.core.errors import BanditrouteError, ConfigError
 from banditroute.core.state import State
 from banditroute.receivers import read_receivers
+from banditroute.redis_address import shown
 from banditroute.wiring import read_keys, state_directory
 
 
@@ -61,7 +62,7 @@ def check(
             {
                 "ok": True,
                 "file": str(file),
-                "store": config.local.store,
+                "store": shown(config.local.store),
                 "state": None if state is None else {"position": state.position, "in_force": not differences},
                 "models": document["models"],
                 "categories": document["categories"],
