@@ -104,11 +104,6 @@ def parse_store(url: str) -> Store:
     )
 
 
-def shown_store(url: str) -> str:
-    """A store's URL as it was written, without what may be secret: user, password and options."""
-    return re.sub(r"://[^/]*@", "://", url).partition("?")[0]
-
-
 def _expanded(url: str) -> str:
     def value(found: re.Match[str]) -> str:
         name = found[1]

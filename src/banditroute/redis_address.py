@@ -62,6 +62,15 @@ class Address(NamedTuple):
     options: Mapping[str, Any]
     url: str
 
+    def __repr__(self) -> str:
+        return f"Address({shown(self.url)!r})"
+
+
+def shown(url: str) -> str:
+    """An address without what only its owner may know: user, password and options."""
+    scheme, separator, rest = url.partition("://")
+    return scheme + separator + rest.rpartition("@")[2].partition("?")[0]
+
 
 def parse_address(url: str) -> Address:
     """Takes an address apart: `redis://`, `rediss://` (TLS) or `unix://`, with `user:password@` where there is an ACL;

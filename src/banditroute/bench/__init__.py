@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from banditroute.bench import breaker, decide, drift, feedback, fold, mixed, ope, propensity, serving, simulation, workers
-from banditroute.bench.many import faults, replicas, throughput
+from banditroute.bench.many import coldstart, faults, replicas, throughput
 
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "propensity": propensity.run,
@@ -28,6 +28,7 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "faults": faults.run,
     "redis": throughput.run,
     "workers": workers.run,
+    "coldstart": coldstart.run,
 }
 
 

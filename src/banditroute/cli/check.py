@@ -13,9 +13,9 @@ from banditroute.cli.options import AsJson
 from banditroute.cli.output import console, print_json, table, usd
 from banditroute.cli.stored import state_in_store
 from banditroute.config import Config, load
-from banditroute.config_local import shown_store
 from banditroute.core.errors import BanditrouteError, ConfigError, StoreError
 from banditroute.receivers import read_receivers
+from banditroute.redis_address import shown
 from banditroute.wiring import read_keys, state_directory, store_of
 
 
@@ -46,7 +46,7 @@ def check(
             {
                 "ok": True,
                 "file": str(file),
-                "store": shown_store(config.local.store),
+                "store": shown(config.local.store),
                 "state": None if state is None else {"position": state.position, "in_force": not found.differences},
                 "models": document["models"],
                 "categories": document["categories"],

@@ -20,6 +20,7 @@ from redis.exceptions import (
     MovedError,
     NoPermissionError,
     ReadOnlyError,
+    RedisClusterException,
     RedisError,
 )
 from redis.retry import Retry
@@ -169,7 +170,7 @@ def store_errors() -> Iterator[None]:
     """The client's errors as ours."""
     try:
         yield
-    except (RedisError, OSError, ssl.SSLError) as error:
+    except (RedisError, RedisClusterException, OSError, ssl.SSLError) as error:
         raise unavailable(error) from None  # its text may hold the address
 
 
@@ -190,6 +191,8 @@ def unavailable(error: BaseException) -> StoreUnavailable:
         return StoreUnavailable("the Redis server's memory is full: raise maxmemory, or keep less (log_retention_events)")
     if "MISCONF" in text:
         return StoreUnavailable("the Redis server cannot write to its disk: look at its log and its free space")
+    if isinstance(error, RedisClusterException):
+        return StoreUnavailable("no node of a Redis cluster can be reached at this address")
     if isinstance(error, redis.TimeoutError):
         return StoreUnavailable("the Redis server did not answer in time")
     if isinstance(error, redis.ConnectionError | OSError):

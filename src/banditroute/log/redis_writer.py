@@ -275,7 +275,8 @@ class Writer:
             pipe.execute_command(*self._wait)
         replies = pipe.replies()
         if any(isinstance(reply, NoScriptError) for reply in replies):
-            self._client.script_load(SCRIPT)
+            pipe.execute_command("SCRIPT", "LOAD", SCRIPT)
+            pipe.replies()
         kept = self._wait is None or not sent or self._is_kept(replies[-1])
         again: list[Work] = []
         for work, reply in zip(sent, replies, strict=False):

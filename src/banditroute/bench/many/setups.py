@@ -12,14 +12,11 @@ CATEGORIES = ("chat", "code")
 KEYS = {"keys": [{"id": "k1", "secret": "ab" * 32}]}
 
 
-def write_config(folder: Path, store: str, **local: Any) -> Path:
-    """A configuration of two categories on a shared store, with its keys, as files; the configuration's."""
-    keys = folder / "keys.json"
-    keys.write_text(json.dumps(KEYS), encoding="utf-8")
+def document(store: str, **local: Any) -> dict[str, Any]:
+    """A configuration of two categories."""
     models = {f"model-{i}": {"input_usd_per_mtok": 0.5 + 0.1 * i, "output_usd_per_mtok": 2.0} for i in range(4)}
-    document = {
+    return {
         "store": store,
-        "signing_keys_file": str(keys),
         "decision_sink": {"enabled": False},
         "models": models,
         "categories": {
@@ -28,8 +25,14 @@ def write_config(folder: Path, store: str, **local: Any) -> Path:
         },
         **local,
     }
+
+
+def write_config(folder: Path, store: str, **local: Any) -> Path:
+    """That configuration on a shared store, with its keys, as files; the configuration's."""
+    keys = folder / "keys.json"
+    keys.write_text(json.dumps(KEYS), encoding="utf-8")
     path = folder / "banditroute.yaml"
-    path.write_text(json.dumps(document), encoding="utf-8")  # JSON is YAML
+    path.write_text(json.dumps(document(store, signing_keys_file=str(keys), **local)), encoding="utf-8")  # JSON is YAML
     return path
 
 
