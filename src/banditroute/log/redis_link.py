@@ -65,8 +65,6 @@ class Link:
         address = self._address
         limits = {"max_connections": connections, "timeout": self.timeout_s}
         if address.kind == "single":
-            if address.url.startswith("unix"):
-                del common["socket_connect_timeout"]
             return redis.BlockingConnectionPool.from_url(address.url, **limits, **common)
         common |= address.options
         if address.kind == "sentinel":
