@@ -39,14 +39,25 @@ def bench(
         print_json(found)
     else:
         console().print(table("", ["figure", ">value"], _flat(found)))
+        for name, part in found.items():
+            if isinstance(part, Mapping) and "rows" in part:
+                columns = list(part["rows"][0])
+                rows = [[_shown(row[column]) for column in columns] for row in part["rows"]]
+                console().print(table(name, [column.replace("_", " ") for column in columns], rows))
 
 
 def _flat(data: Any, path: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(data, Mapping):
         for key, value in data.items():
+            if key == "rows":  # a table of its own
+                continue
             yield from _flat(value, f"{path}.{key}" if path else str(key))
     elif isinstance(data, list | tuple):
         for i, value in enumerate(data):
             yield from _flat(value, f"{path}[{i}]")
     else:
-        yield path, f"{data:.4g}" if isinstance(data, float) else str(data)
+        yield path, _shown(data)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -21,6 +21,7 @@ from banditroute.bench.many.setups import document, write_config
 from banditroute.bench.many.throughput import feedbacks, ours
 from banditroute.config import load, resolved
 from banditroute.core.fold import learn
+from banditroute.core.settings import parse_shared
 from banditroute.core.sights import Columns
 from banditroute.core.state import INITIAL, State
 from banditroute.core.types import Event, EventKind, RouteQuery
@@ -43,6 +44,7 @@ def made(count: int, began_us: int) -> Iterator[tuple[Event, str]]:
     tip, ordinals = Tip(0, b""), dict.fromkeys(("chat", "code"), 0)
     event, raw = made_event(tip, append_time_us=began_us, kind=EventKind.CONFIG, body={"document": shared})
     yield event, raw.decode()
+    categories = parse_shared(shared).categories
     told = feedbacks(2_000, random.Random(1))
     for number in range(1, count):
         tip = Tip(event.position, event.chain)
@@ -50,8 +52,9 @@ def made(count: int, began_us: int) -> Iterator[tuple[Event, str]]:
         category = "code" if number % 2 else "chat"
         ordinals[category] += 1
         key = number.to_bytes(16, "big")
-        schema = {"schema": "", "context": []}
-        feedback = feedback._replace(key=key, decision={**feedback.decision, "category": category, "id": key.hex(), **schema})
+        settings = categories[category]
+        context = {"schema": settings.schema.hex(), "context": [float(number % 7) for _ in settings.features]}
+        feedback = feedback._replace(key=key, decision={**feedback.decision, "category": category, "id": key.hex(), **context})
         now_us = began_us + 100 * number
         merged = merged_feedback(feedback, None, position=event.position + 1, append_time_us=now_us, ordinal=ordinals[category])
         assert merged.body is not None

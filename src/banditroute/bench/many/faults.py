@@ -151,12 +151,11 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     if binary is None:
         return NOT_RUN
     sizes = QUICK if quick else FULL
-    found: dict[str, Any] = {fault: {} for fault in FAULTS}
+    rows: list[dict[str, Any]] = []
     for level in LEVELS:
         with (
             tempfile.TemporaryDirectory(prefix="banditroute-bench-") as folder,
             Site(binary, Path(folder), durability=level, timeout_s=sizes.timeout_s) as site,
         ):
-            for fault, rows in found.items():
-                rows[level] = suffered(site, fault, sizes)
-    return found
+            rows += [{"fault": fault, "durability": level, **suffered(site, fault, sizes)} for fault in FAULTS]
+    return {"rows": sorted(rows, key=lambda row: list(FAULTS).index(row["fault"]))}
