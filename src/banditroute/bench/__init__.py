@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from banditroute.bench import breaker, decide, drift, feedback, fold, mixed, ope, propensity, serving, simulation, workers
-from banditroute.bench.many import coldstart, faults, replicas, throughput
+from banditroute.bench.many import coldstart, faults, memory, replicas, throughput
 
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "propensity": propensity.run,
@@ -27,6 +27,7 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "replicas": replicas.run,
     "faults": faults.run,
     "redis": throughput.run,
+    "redis-memory": memory.run,
     "workers": workers.run,
     "coldstart": coldstart.run,
 }
