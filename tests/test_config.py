@@ -290,3 +290,11 @@ def test_resolving_changes_nothing_that_was_given() -> None:
     once = resolved(shared, {})
     assert document_fingerprint(shared) == before
     assert document_fingerprint(resolved(shared, once)) == document_fingerprint(once)
+
+
+def test_a_log_in_memory_keeps_fewer_events_unless_told_otherwise() -> None:
+    base = {"models": {"a": {}}, "categories": {"c": {"models": ["a"]}}}
+    shared = {**base, "store": "redis://h:6379/0", "signing_keys_file": "keys.json"}
+    assert load(base).local.log_retention_events == 5_000_000
+    assert load(shared).local.log_retention_events == 500_000
+    assert load({**shared, "log_retention_events": 7}).local.log_retention_events == 7

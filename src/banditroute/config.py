@@ -35,7 +35,8 @@ from banditroute.receivers import WebhookConfig, webhook_problems
 from banditroute.yaml_lines import Lines, read_yaml
 
 FEEDBACK_WINDOW_S = (7 * 86400.0, 48 * 3600.0)
-"""Where none is written: on a store of one's own, and on a shared one, which keeps what it remembers in memory."""
+RETENTION_EVENTS = (5_000_000, 500_000)
+"""Both where none is written: on a store of one's own, and on Redis, which keeps what it remembers in memory."""
 
 
 class ModelConfig(Strict):
@@ -174,8 +175,10 @@ class ConfigFile(Strict):
     server: ServerConfig = Field(default_factory=ServerConfig, description="limits of the gRPC server")
     webhooks: list[WebhookConfig] = Field(default_factory=list, description="who is told what the journal notes")
     checkpoint_every: Count = Field(10_000, description="events between two saved states; a restart folds at most so many")
-    log_retention_events: Count = Field(
-        5_000_000, description="events kept behind the newest checkpoint; the journal is kept for good"
+    log_retention_events: Count | None = Field(
+        None,
+        description="events kept behind the newest checkpoint; default: 5,000,000, or 500,000 (0.4 GB) where the store is Redis; "
+        "the journal is kept for good",
     )
     feedback_window_s: Annotated[float, Field(ge=1, le=366 * 86400)] | None = Field(
         None, description="seconds for which a decision takes feedback; default: 7 days, 48 hours where the store is Redis"
@@ -257,7 +260,7 @@ def _checked(raw: Any, source: str, lines: Lines, folder: Path) -> Config:
         file.server,
         tuple(file.webhooks),
         file.checkpoint_every,
-        file.log_retention_events,
+        file.log_retention_events or RETENTION_EVENTS[parse_store(file.store).kind == "redis"],
         folder,
     )
     return Config(local, document, source)
