@@ -349,7 +349,7 @@ def test_the_pods_command_serves_from_composes_redis(server: RedisServer, secret
             assert ready
             router, admin = ready.groups()
             probed = [container[f"{probe}Probe"]["grpc"]["service"] for probe in ("startup", "liveness", "readiness")]
-            assert [asked("health", "--address", router, "--service", each).exit_code for each in probed] == [0, 0, 0]
+            until(lambda: [asked("health", "--address", router, "--service", each).exit_code for each in probed] == [0, 0, 0])
             decision = json.loads(asked("route", "summarise", "--server", router, "--json").stdout)
             told = asked("feedback", decision["decision_id"], "--server", router, "--eval-score", "0.8", "--json")
             assert json.loads(told.stdout)["disposition"] == "APPLIED"

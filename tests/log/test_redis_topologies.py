@@ -60,9 +60,9 @@ def stack() -> Iterator[ExitStack]:
 
 def sentinel_of(stack: ExitStack, primary: RedisServer, folder: Path) -> RedisServer:
     folder.mkdir()
-    path = folder / "sentinel.conf"
+    path = folder / "sentinel.conf"  # with less than 2 s until a server is down, one that was just promoted counts as down too
     path.write_text(
-        f"sentinel monitor main 127.0.0.1 {primary.port} 1\nsentinel down-after-milliseconds main 500\n"
+        f"sentinel monitor main 127.0.0.1 {primary.port} 1\nsentinel down-after-milliseconds main 3000\n"
         "sentinel failover-timeout main 5000\n"
     )
     port = free_port()

@@ -96,5 +96,16 @@ class HealthWatcher:
                 self.servicer.set(service, kind.SERVING if well else kind.NOT_SERVING)
 
     def _run(self) -> None:
-        while not self._stop.wait(POLL_S):
+        while not self._stop.is_set():
+            if self._ready:
+                self._stop.wait(POLL_S)
+            else:
+                self._wait_ready()
             self.poll()
+
+    def _wait_ready(self) -> None:
+        """A moment at most, and no longer than until it is: a server that has started is SERVING at once."""
+        try:
+            self._engine.wait_ready(POLL_S)
+        except Exception:  # poll says it
+            self._stop.wait(POLL_S)
