@@ -147,13 +147,16 @@ def schema_fingerprint(names: tuple[str, ...]) -> bytes:
     return hashlib.sha256("\x1f".join(names).encode()).digest()[:8]
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def canonical_json(document: Mapping[str, Any]) -> str:
     """The one way to write a document down: sorted keys, no spaces, no NaN.
 
     Raises:
         ValueError: a number is not finite.
     """
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _ENCODER.encode(document)
 
 
 def document_fingerprint(document: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ disk; so many callers share one round trip and one fsync. Nobody is answered bef
 
 from __future__ import annotations
 
+import functools
 import json
 import queue
 import random
@@ -107,17 +108,17 @@ class FeedbackWork:
 
     def _placed(self, text: str) -> bytes:
         raw = text.encode()
-        for number, place in zip(self._places, _PLACES, strict=True):
-            raw = raw.replace(str(number).encode(), place)
+        for number, place in _placing(self._places):
+            raw = raw.replace(number, place)
         return raw
 
     def answered(self, reply: Any) -> bool:
         match reply:
-            case [b"ok", position]:
+            case int(position):
                 receipt = self._receipt
                 assert receipt is not None
                 if receipt.state_position == self._places[0]:
-                    self._receipt = receipt._replace(state_position=int(position))
+                    self._receipt = receipt._replace(state_position=position)
                 return True
             case [b"known", record]:
                 self._known = record
@@ -146,6 +147,11 @@ def random_places() -> tuple[int, int, int]:
     rng = random.SystemRandom()
     first, second, third = (10**18 * digit + rng.randrange(10**17) for digit in (7, 8, 9))
     return first, second, third
+
+
+@functools.lru_cache(64)
+def _placing(places: tuple[int, int, int]) -> list[tuple[bytes, bytes]]:
+    return [(str(number).encode(), place) for number, place in zip(places, _PLACES, strict=True)]
 
 
 class Writer:
