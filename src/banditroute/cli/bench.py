@@ -14,7 +14,7 @@ from banditroute.cli.output import console, print_json, table
 from banditroute.cli.soak import soak
 from banditroute.cli.truth import truth
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 app.command("changes")(changes)
 app.command("ope")(truth)
 app.command("soak")(soak)

@@ -33,6 +33,7 @@ MIN_INTERVAL = 10
 """Scores from which a mean's 95 % interval is shown: before, a few equal ones would look sure."""
 
 app = typer.Typer(
+    add_completion=False,
     no_args_is_help=True,
     help="Make a data set, priors and an environment of a gateway's logs. They hold one model per request: none can be replayed.",
 )

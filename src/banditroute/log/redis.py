@@ -40,10 +40,10 @@ from banditroute.log.base import (
     FeedbackAppend,
     JournalKey,
     Tip,
-    chained,
 )
+from banditroute.log.redis_codec import events_of, journal_key, key_in, position_of
 from banditroute.log.redis_link import Link, Server, check_server, store_errors
-from banditroute.log.redis_script import Command, run_loaded
+from banditroute.log.redis_script import KEYS, Command, run_loaded
 from banditroute.log.redis_writer import FeedbackWork, Plain, Writer, random_places
 from banditroute.log.sink_redis import SinkStream
 from banditroute.redis_address import Address, Durability
@@ -51,10 +51,6 @@ from banditroute.redis_address import Address, Durability
 FORMAT_VERSION = 1
 READ_CONNECTIONS = 8
 WAIT_SLICE_S = 0.25
-KEYS = (
-    "meta", "events", "ordinals", "journal", "lines", "checkpoints", "states", "leases", "cursors", "checks", "replicas",
-)  # fmt: skip
-"""The log's own keys, in the order of the script's KEYS; decisions' records are `{namespace}:r:` and the id's 16 bytes."""
 
 Found = TypeVar("Found")
 
@@ -244,14 +240,14 @@ class RedisLog(EventLog):
                 return []
             raise EventsVanished(f"the log ends at {int(end)}, but {after} was read from it before")
         previous = b"" if after == 0 else chain
-        if after > 0 and entries and _position(entries[0]) == after:
+        if after > 0 and entries and position_of(entries[0]) == after:
             previous = bytes.fromhex(entries.pop(0)[1][b"c"].decode())
             if chain not in (None, previous):
                 raise EventsVanished(f"event {after} is not the one that was read before")
-        if _position(entries[0]) != after + 1 if entries else int(end) > after:
-            first = _position(entries[0]) if entries else int(end) + 1
+        if position_of(entries[0]) != after + 1 if entries else int(end) > after:
+            first = position_of(entries[0]) if entries else int(end) + 1
             raise EventsTrimmed(f"events behind {after} were trimmed: start from a checkpoint", first_position=first)
-        events = _events(entries[:limit], after, previous)
+        events = events_of(entries[:limit], after, previous)
         self.epoch = self._read_epoch = int(epoch)
         return events
 
@@ -329,11 +325,11 @@ class RedisLog(EventLog):
         return self._write(Command("notes", arguments), meaning).result()
 
     def journal(self, *, before: JournalKey | None, limit: int) -> Sequence[JournalRow]:
-        end = b"+" if before is None else b"(" + _journal_key(before)
+        end = b"+" if before is None else b"(" + journal_key(before)
         return self._lines(lambda client: client.zrevrangebylex(self._keys[3], end, b"-", start=0, num=limit))
 
     def journal_after(self, after: JournalKey | None, limit: int) -> Sequence[JournalRow]:
-        start = b"-" if after is None else b"(" + _journal_key(after)
+        start = b"-" if after is None else b"(" + journal_key(after)
         return self._lines(lambda client: client.zrangebylex(self._keys[3], start, b"+", start=0, num=limit))
 
     def _lines(self, find: Callable[[Any], Any]) -> list[JournalRow]:
@@ -344,7 +340,7 @@ class RedisLog(EventLog):
         rows = []
         for key, line in zip(*self._ask(question), strict=True):
             time_us, kind, body = line.decode().split(" ", 2)
-            rows.append(JournalRow(*_key_in(key), int(time_us), kind, json.loads(body)))
+            rows.append(JournalRow(*key_in(key), int(time_us), kind, json.loads(body)))
         return rows
 
     def claim(self, name: str, owner: str, lease_s: float) -> bool:
@@ -352,10 +348,10 @@ class RedisLog(EventLog):
 
     def cursor(self, name: str) -> JournalKey | None:
         found = self._ask(lambda client: client.hget(self._keys[8], name))
-        return None if found is None else _key_in(found)
+        return None if found is None else key_in(found)
 
     def save_cursor(self, name: str, key: JournalKey) -> None:
-        self._write(Command("cursor", [name, _journal_key(key)]), lambda _: None).result()
+        self._write(Command("cursor", [name, journal_key(key)]), lambda _: None).result()
 
     def trim(self, position: int) -> int:
         return self._write(Command("trim", [max(position, 0)]), int).result()
@@ -376,33 +372,3 @@ class RedisLog(EventLog):
             self._writer.close()
             self._closing.set()
             self._drop_clients()
-
-
-def _position(entry: Any) -> int:
-    return int(entry[0].partition(b"-")[0])
-
-
-def _events(entries: Sequence[Any], after: int, previous: bytes | None) -> list[Event]:
-    """Entries of the stream as events, once positions and chain are seen to hold; without `previous`, from the second on."""
-    events = []
-    for expected, entry in enumerate(entries, after + 1):
-        fields = entry[1]
-        time_us, kind, chain = int(fields[b"t"]), fields[b"k"].decode(), bytes.fromhex(fields[b"c"].decode())
-        follows = previous is None or chain == chained(
-            previous, position=expected, append_time_us=time_us, kind=kind, body=fields[b"b"]
-        )
-        if _position(entry) != expected or not follows:
-            raise EventsVanished(f"event {expected} does not follow from the one before it")
-        events.append(Event(expected, time_us, kind, int(fields[b"v"]), json.loads(fields[b"b"]), chain))
-        previous = chain
-    return events
-
-
-def _journal_key(key: JournalKey) -> bytes:
-    epoch, position, index = (max(0, part) for part in key)
-    return f"{epoch:010d}:{position:016d}:{index:010d}".encode()
-
-
-def _key_in(raw: bytes) -> JournalKey:
-    epoch, position, index = (int(part) for part in raw.split(b":"))
-    return epoch, position, index

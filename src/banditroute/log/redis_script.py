@@ -12,6 +12,11 @@ from redis.exceptions import NoScriptError
 SCRIPT = (files("banditroute.log") / "scripts" / "log.lua").read_text(encoding="utf-8")
 SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
+KEYS = (
+    "meta", "events", "ordinals", "journal", "lines", "checkpoints", "states", "leases", "cursors", "checks", "replicas",
+)  # fmt: skip
+"""The log's own keys, in the order of the script's KEYS; decisions' records are `{namespace}:r:` and the id's 16 bytes."""
+
 Argument = str | bytes | int | float
 
 

@@ -1,7 +1,7 @@
 """A long log: how soon a process serves from its checkpoint, how fast all of it is folded again, and what trimming leaves.
 
-The log is SQLite's, filled with events of the kind that feedback makes, chained as the log chains them. In Redis the stream is
-trimmed behind its checkpoints while it grows.
+The log is SQLite's, filled with events of the kind that feedback makes, chained as the log chains them. Logs in SQLite and in
+Redis are trimmed behind their checkpoints while they grow.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ EVENTS_VARIABLE = "BANDITROUTE_BENCH_EVENTS"
 TAIL = 5_000
 """Events behind the checkpoint, on average half of `checkpoint_every`."""
 TRIMMED_EVERY, KEPT = 5_000, 10_000
+DAY_US = 86_400 * 10**6
+"""Between two trimmings: what is remembered of decisions for two days is soon as large as it gets."""
 
 
 def made(count: int, began_us: int) -> Iterator[tuple[Event, str]]:
@@ -100,6 +102,26 @@ def refolded(folder: Path, most: int) -> float:
     return state.position / (time.perf_counter() - began)
 
 
+def trimmed_on_disk(count: int) -> dict[str, Any]:
+    """A SQLite log that is trimmed behind its checkpoints, its records' window over soon: its file half way, and at the end."""
+    sizes: list[int] = []
+    late_us = 0
+    with (
+        tempfile.TemporaryDirectory(prefix="banditroute-bench-") as name,
+        closing(SqliteLog(Path(name), lambda: time.time() + late_us / 1e6)) as log,
+    ):
+        for number in range(count // TRIMMED_EVERY):
+            told = feedbacks(TRIMMED_EVERY, random.Random(number))
+            ours(log, [each._replace(expire_us=each.expire_us + late_us) for each in told])
+            tip = log.tip()
+            log.save_checkpoint(checkpoint_of(INITIAL._replace(position=tip.position, chain=tip.chain)))
+            log.trim(tip.position - KEPT)
+            log.purge_records()
+            sizes.append(sum(each.stat().st_size for each in Path(name).iterdir()))
+            late_us += DAY_US
+    return {"events": TRIMMED_EVERY * len(sizes), "mbytes_half_way": sizes[len(sizes) // 2] / 1e6, "mbytes": sizes[-1] / 1e6}
+
+
 def trimming(count: int) -> dict[str, Any] | None:
     """A log in Redis that is trimmed behind its checkpoints: what its stream takes after `count` events, and what it would."""
     binary = newest()
@@ -146,5 +168,6 @@ def run(*, quick: bool = False) -> dict[str, Any]:
         "cold_start_s": start_s,
         "refold_per_s": rate,
         "cold_start_over_refold": start_s / (count / rate),
+        "trimmed_on_disk": trimmed_on_disk(min(count, 100_000)),
         "trimmed_in_redis": trimming(min(count, 50_000)) or "not run: no redis-server",
     }

@@ -17,7 +17,7 @@ from typing import Any
 from banditroute.bench.many.redis_server import NOT_RUN, RedisServer, newest, serving
 from banditroute.core.types import Attempt, Signal, SignalKind
 from banditroute.log import redis_writer
-from banditroute.log.base import FeedbackAppend
+from banditroute.log.base import EventLog, FeedbackAppend
 from banditroute.log.redis import RedisLog
 from banditroute.redis_address import Durability, parse_address
 from banditroute.tokens import uuid7
@@ -62,7 +62,7 @@ def feedbacks(count: int, rng: random.Random) -> list[FeedbackAppend]:
     return made
 
 
-def ours(log: RedisLog, told: Sequence[FeedbackAppend]) -> float:
+def ours(log: EventLog, told: Sequence[FeedbackAppend]) -> float:
     """Feedbacks a second from several threads, each with many under way."""
 
     def work(mine: Sequence[FeedbackAppend]) -> None:

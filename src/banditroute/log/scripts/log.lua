@@ -1,5 +1,5 @@
 -- One log in Redis: every change of it is one run of this script, so it is done wholly or not at all.
--- KEYS: all keys of the log, in the order of redis.KEYS; for feedback the first three, and the decision's record.
+-- KEYS: all keys of the log, in the order of redis_script.KEYS; for feedback the first three, and the decision's record.
 -- ARGV: command, the time in microseconds (empty: the server's), and what the command needs.
 -- Writes depend on no random or unsorted command, and are replicated by their effects.
 
