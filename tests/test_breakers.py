@@ -186,8 +186,9 @@ def test_a_clock_behind_the_logs_does_not_shorten_an_outage_or_make_it_longer(en
 @pytest.mark.parametrize(
     ("breaker", "out_s", "again_s", "part"),
     [
-        ({"cooldown_s": 2.0}, 2.0, 4.0, 0.05),
-        ({"cooldown_s": 2.0, "max_cooldown_s": 3.0}, 2.0, 3.0, 0.05),
+        ({"cooldown_s": 2.0, "cooldown_calls": 0}, 2.0, 4.0, 0.05),
+        ({"cooldown_s": 2.0, "max_cooldown_s": 3.0, "cooldown_calls": 0}, 2.0, 3.0, 0.05),
+        ({"cooldown_calls": 100}, 110.04, 220.08, 0.05),
         ({"trial_share": 0.2}, 15.0, 30.0, 0.2),
         ({"enabled": False}, 0.0, 0.0, 1.0),
     ],

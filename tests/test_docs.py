@@ -142,10 +142,12 @@ def test_the_package_says_that_it_is_typed() -> None:
 
 def test_public_names() -> None:
     assert banditroute.__all__ == sorted(banditroute.__all__)
-    public = {name for name in vars(banditroute) if not name.startswith("_")} - _submodules()
+    public = {name for name in dir(banditroute) if not name.startswith("_")} - _submodules()
     assert public | {"__version__"} == set(banditroute.__all__)
     for name in set(banditroute.__all__) - {"__version__"}:
         assert getattr(banditroute, name).__doc__, f"{name} has no docstring"
+    with pytest.raises(AttributeError, match="'banditroute' has no attribute 'Ruoter'"):
+        banditroute.Ruoter  # type: ignore[attr-defined]  # noqa: B018
 
 
 def _submodules() -> set[str]:

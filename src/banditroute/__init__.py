@@ -4,15 +4,10 @@
 for: a client needs nothing of what `Router` does.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import importlib as _importlib
+import typing as _typing
 
 from banditroute._version import __version__
-
-if TYPE_CHECKING:
-    from banditroute.client import AsyncClient, Client, RequestFailed
-    from banditroute.core.errors import BanditrouteError
-    from banditroute.router import Router
 
 __all__ = ["AsyncClient", "BanditrouteError", "Client", "RequestFailed", "Router", "__version__"]
 
@@ -25,11 +20,17 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
-    return found
+if _typing.TYPE_CHECKING:
+    from banditroute.client import AsyncClient, Client, RequestFailed
+    from banditroute.core.errors import BanditrouteError
+    from banditroute.router import Router
+else:  # a checker of types would take any name for one of ours
+
+    def __getattr__(name: str) -> _typing.Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = globals()[name] = getattr(_importlib.import_module(_HOMES[name]), name)
+        return found
 
 
 def __dir__() -> list[str]:

@@ -131,6 +131,11 @@ class BreakerConfig(Strict):
     trial_share: Annotated[float, Field(ge=0.001, le=0.4)] = Field(
         0.05, description="probability with which it is tried after that; doubles every 30 s, up to 0.4"
     )
+    cooldown_calls: Annotated[int, Field(ge=0, le=1000)] = Field(
+        10,
+        description="where its calls are rare, `cooldown_s` and those 30 s last at least as long as it took the model to get so "
+        "many before it failed, up to 15 minutes, and `max_cooldown_s` four times that; 0: no longer",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> BreakerConfig:

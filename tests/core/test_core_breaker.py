@@ -16,7 +16,9 @@ from banditroute.core.breaker import (
     FALSE_OPENING_CALLS,
     HALF_LIFE_US,
     LEAST_USUAL,
+    LONGEST_PAUSE_US,
     MOST_TRIAL,
+    PAUSES,
     RELAPSE_US,
     STEP_US,
     STEPS,
@@ -158,6 +160,38 @@ def test_the_share_of_trials_doubles_from_step_to_step() -> None:
     assert opened().trial_share(until + 3 * STEP_US, SETTINGS._replace(trial_share=0.3)) == MOST_TRIAL
 
 
+def paced(gap_us: int, calls: int = 2000) -> Breaker:
+    """After so many answers, so far apart."""
+    return told(Breaker(), *[NONE] * calls, every_us=gap_us)[0]
+
+
+@pytest.mark.parametrize(("gap_s", "cooldowns", "step_s"), [(0.2, (15, 30, 60, 60), 30), (20, (200, 400, 800, 800), 200)])
+def test_where_calls_are_rare_its_times_are_those_of_calls(gap_s: float, cooldowns: tuple[int, ...], step_s: int) -> None:
+    breaker = paced(int(gap_s * S))
+    assert breaker.gap_us == pytest.approx(gap_s * S, rel=0.01)
+    now_us = breaker.heard_us
+    while breaker.state(now_us) is CLOSED:
+        now_us += int(gap_s * S)
+        breaker, _ = told(breaker, TIMEOUT, now_us=now_us)
+    found = [breaker.cooldown_us]
+    for _ in range(3):
+        now_us = breaker.open_until_us + STEPS * breaker.step_us - 1
+        assert breaker.trial_share(now_us, SETTINGS) == 0.4
+        breaker, turns = told(breaker, TIMEOUT, now_us=now_us)
+        assert turns == ["breaker_reopened"]
+        found.append(breaker.cooldown_us)
+    assert [each / S for each in found] == pytest.approx(cooldowns, rel=0.01)
+    assert breaker.step_us / S == pytest.approx(step_s, rel=0.01)
+
+
+def test_a_night_without_traffic_changes_the_pace_little() -> None:
+    before = paced(20 * S)
+    after, _ = told(before, NONE, now_us=before.heard_us + 8 * 3600 * S)
+    assert before.gap_us < after.gap_us < 1.35 * before.gap_us
+    rare, _ = told(paced(300 * S), *[TIMEOUT] * 5, now_us=START * 2)
+    assert rare.cooldown_us == LONGEST_PAUSE_US
+
+
 def test_what_is_broken_at_a_time() -> None:
     held = {"a": opened(), "b": opened(START - 20 * S), "c": Breaker(), "d": told(opened(), *[NONE] * 3)[0]}
     assert tripped(held, START).keys() == {"a", "b"}
@@ -178,6 +212,7 @@ BREAKERS = st.builds(
     cooldown_us=st.integers(10**3, 20 * S),
     max_cooldown_us=st.integers(20 * S, 400 * S),
     trial_share=st.floats(0.001, 0.4),
+    cooldown_calls=st.sampled_from([0, 10]),
 )
 
 
@@ -199,9 +234,11 @@ def test_turns_keep_their_rules_whatever_happens(calls: list[tuple[ErrorKind, in
             assert state is CLOSED
             assert failures >= 5
         if kind in ("breaker_opened", "breaker_reopened"):
-            assert 0 < breaker.open_until_us - now_us == breaker.cooldown_us <= settings.max_cooldown_us
+            most = max(settings.max_cooldown_us, PAUSES * settings.cooldown_calls * before.gap_us)
+            assert 0 < breaker.open_until_us - now_us == breaker.cooldown_us <= most
+            assert breaker.step_us >= STEP_US
             if kind == "breaker_reopened":
-                assert breaker.cooldown_us >= min(2 * before.cooldown_us, settings.max_cooldown_us)
+                assert breaker.cooldown_us >= min(2 * before.cooldown_us, most)
             failures = 0
         assert breaker.since == (position if kind else before.since)
         answers = 0 if kind else answers

@@ -7,7 +7,8 @@ whatever came before; so W > A comes at most once in A calls on average. Several
 
 Open until a time, then half open: it gets a small share of requests, which doubles from step to step. One failure opens it again
 for twice as long; `CLOSING` answers in a row close it; so does the end of the last step, since what nobody complains of works.
-These times are judged by whoever decides: nothing has to happen for a breaker to become half open.
+These times are judged by whoever decides: nothing has to happen for a breaker to become half open. Where calls are rare, seconds
+would be over before anything is tried: all these times are then as long as it took the model to get so many calls before.
 """
 
 from __future__ import annotations
@@ -34,11 +35,18 @@ PRIOR_CALLS, PRIOR_SHARE = 200.0, 0.02
 USUAL_HALF_LIFE_CALLS = 1000.0
 CLOSING = 3
 STEP_US, STEPS, MOST_TRIAL = 30 * 10**6, 4, 0.4
-"""Half open lasts so many steps; each doubles the share of the one before, up to the most."""
-RELAPSE_US = 300 * 10**6
-"""What opens so soon after the last time is kept out for twice as long."""
+"""Half open lasts so many steps, of so long at least; each doubles the share of the one before, up to the most."""
+RELAPSE_US, RELAPSE_STEPS = 300 * 10**6, 10
+"""What opens so soon after the last time, or so many steps, is kept out for twice as long."""
 LIMITED_PART = 3
 """The cooldown is divided by this where most failures are rate limits, which soon pass."""
+LONGEST_PAUSE_US = 900 * 10**6
+"""The time of `cooldown_calls` counts up to here."""
+PAUSES = 4
+"""The longest cooldown is at least so many times the shortest."""
+_GAP_PART, _GAP_GROWTH, _GAP_FIRST_US = 32, 10, 10 * 10**6
+"""A call moves the mean gap by 1/32 of its own, which counts up to ten times the mean and ten seconds: a night without traffic
+changes little."""
 
 _FADE = exp2(-1.0 / USUAL_HALF_LIFE_CALLS)
 _LEFT = tuple(1.0 - bet for bet in BETS)
@@ -58,7 +66,8 @@ class Breaker(NamedTuple):
     `wealth`, `failures` and `limited` (late failures, and those of them that are rate limits) are worth what they say at
     `failed_us`, the latest failure. `usual_failures` of `usual_calls` have failed while it was closed, older ones counting
     less. `since` is the position of its latest turn, `answers` how many came in a row since it opened; `open_until_us` and
-    `cooldown_us` are those of the latest opening, 0 before there was one.
+    `cooldown_us` are those of the latest opening, 0 before there was one; `step_us` is how long a step lasts after it. While
+    closed, calls came `gap_us` apart, the latest at `heard_us`.
     """
 
     wealth: tuple[float, ...] = _NOTHING
@@ -71,6 +80,9 @@ class Breaker(NamedTuple):
     open_until_us: int = 0
     cooldown_us: int = 0
     answers: int = 0
+    step_us: int = STEP_US
+    gap_us: int = 0
+    heard_us: int = 0
 
     @property
     def usual(self) -> float:
@@ -81,7 +93,7 @@ class Breaker(NamedTuple):
 
     def state(self, now_us: int) -> BreakerState:
         """As it is at a time."""
-        if not self.open_until_us or self.answers >= CLOSING or now_us >= self.open_until_us + STEPS * STEP_US:
+        if not self.open_until_us or self.answers >= CLOSING or now_us >= self.open_until_us + STEPS * self.step_us:
             return BreakerState.CLOSED
         return BreakerState.OPEN if now_us < self.open_until_us else BreakerState.HALF_OPEN
 
@@ -95,7 +107,7 @@ class Breaker(NamedTuple):
         """
         state = self.state(now_us)
         if error not in FAILURES:
-            return (self._served(), None) if state is BreakerState.CLOSED else self._answered(position)
+            return (self._served(now_us), None) if state is BreakerState.CLOSED else self._answered(position)
         faded = exp2((self.failed_us - now_us) / HALF_LIFE_US)
         failed = self._replace(
             failed_us=now_us,
@@ -112,15 +124,24 @@ class Breaker(NamedTuple):
             wealth=wealth,
             usual_failures=self.usual_failures * _FADE + 1.0,
             usual_calls=self.usual_calls * _FADE + 1.0,
+            gap_us=self._gap_us(now_us),
+            heard_us=now_us,
         )
         found = math.fsum(wealth) / len(wealth)
         if found <= FALSE_OPENING_CALLS:
             return failed, None
-        again = bool(self.open_until_us) and now_us < self.open_until_us + RELAPSE_US
+        again = bool(self.open_until_us) and now_us < self.open_until_us + max(RELAPSE_US, RELAPSE_STEPS * self.step_us)
         return failed._opened(now_us, position, settings, again=again), Turn("breaker_opened", found)
 
-    def _served(self) -> Breaker:
-        wealth, failed_us, failures, limited, usual_failures, usual_calls, since, open_until_us, cooldown_us, answers = self
+    def _gap_us(self, now_us: int) -> int:
+        if not self.heard_us:
+            return 0
+        return self.gap_us + (min(now_us - self.heard_us, _GAP_GROWTH * self.gap_us + _GAP_FIRST_US) - self.gap_us) // _GAP_PART
+
+    def _served(self, now_us: int) -> Breaker:
+        wealth, failed_us, failures, limited, usual_failures, usual_calls, since, open_until_us, cooldown_us, answers, step_us = (
+            self[:11]
+        )
         (one, two), (first, second) = _LEFT, wealth
         return Breaker(
             ((first + 1.0) * one, (second + 1.0) * two),
@@ -133,6 +154,9 @@ class Breaker(NamedTuple):
             open_until_us,
             cooldown_us,
             answers,
+            step_us,
+            self._gap_us(now_us),
+            now_us,
         )
 
     def _answered(self, position: int) -> tuple[Breaker, Turn | None]:
@@ -145,14 +169,23 @@ class Breaker(NamedTuple):
         cooldown = settings.cooldown_us
         if 2.0 * self.limited > self.failures:
             cooldown //= LIMITED_PART
+        pause = min(settings.cooldown_calls * self.gap_us, LONGEST_PAUSE_US)
+        cooldown = max(cooldown, pause)
         if again:
             cooldown = max(cooldown, 2 * self.cooldown_us)
-        cooldown = min(cooldown, settings.max_cooldown_us)
-        return self._replace(wealth=_NOTHING, since=position, open_until_us=now_us + cooldown, cooldown_us=cooldown, answers=0)
+        cooldown = min(cooldown, max(settings.max_cooldown_us, PAUSES * pause))
+        return self._replace(
+            wealth=_NOTHING,
+            since=position,
+            open_until_us=now_us + cooldown,
+            cooldown_us=cooldown,
+            answers=0,
+            step_us=max(STEP_US, pause),
+        )
 
     def trial_share(self, now_us: int, settings: BreakerSettings) -> float:
         """The share of requests that it gets while it is half open."""
-        step = (now_us - self.open_until_us) // STEP_US
+        step = (now_us - self.open_until_us) // self.step_us
         return min(MOST_TRIAL, settings.trial_share * float(1 << step))
 
 

@@ -39,10 +39,10 @@ from banditroute.core.sights import Columns
 from banditroute.core.state import CategoryState, State, half_lives, present_factor, usage_half_lives
 from banditroute.core.types import Event, EventKind, Transition
 
-FOLD_VERSION = 4
+FOLD_VERSION = 5
 """Raised whenever the same events would give another state. An event is folded by the rules of the version that it is stamped
 with, or of the oldest that this build still has: on a shared log all replicas change at the same event."""
-OLDEST_FOLD_VERSION = 4
+OLDEST_FOLD_VERSION = 5
 """Checkpoints of an older version are not used: the log is folded again from its start."""
 
 MEANS_EVERY, VARIANCES_EVERY = 64, 1024

@@ -51,6 +51,7 @@ class BreakerSettings(NamedTuple):
     cooldown_us: int = 15 * 10**6
     max_cooldown_us: int = 60 * 10**6
     trial_share: float = 0.05
+    cooldown_calls: int = 10
 
 
 class Feature(NamedTuple):
@@ -260,6 +261,7 @@ def _breaker(raw: Mapping[str, Any]) -> BreakerSettings:
         cooldown_us=int(cooldown_s * 1e6),
         max_cooldown_us=int(number(raw.get("max_cooldown_s", usual.max_cooldown_us / 1e6), low=cooldown_s, high=1e9) * 1e6),
         trial_share=number(raw.get("trial_share", usual.trial_share), low=1e-3, high=0.4),
+        cooldown_calls=int(number(raw.get("cooldown_calls", usual.cooldown_calls), low=0, high=1000)),
     )
 
 
