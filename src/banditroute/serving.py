@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from banditroute import logs
@@ -32,6 +35,20 @@ class Start(NamedTuple):
     reflection: bool
     joins: bool
     json_logs: bool
+    pin: bool = False
+
+
+_THREADS = Path("/proc/self/task")
+CAN_PIN = hasattr(os, "sched_setaffinity") and _THREADS.is_dir()
+
+
+def pin(number: int) -> None:
+    """Keeps this process on one of the cores that it may use, the `number`-th: threads that take turns in one interpreter lose
+    much of their time where each of them wakes on another core. Only where CAN_PIN."""
+    cores = sorted(os.sched_getaffinity(0))
+    for thread in _THREADS.iterdir():  # those that are started later do as the one that starts them
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread.name), {cores[number % len(cores)]})
 
 
 def when_ready(engine: Engine, closing: threading.Event, tell: Callable[[], object]) -> None:

@@ -20,7 +20,7 @@ from banditroute.core.errors import BanditrouteError
 from banditroute.engine import Engine
 from banditroute.server import Server, ServerSettings, serve_until_signalled
 from banditroute.server.supervisor import READY
-from banditroute.serving import Start, adopt, when_ready
+from banditroute.serving import Start, adopt, pin, when_ready
 from banditroute.wiring import open_engine
 
 READY_POLL_S = 0.05
@@ -50,14 +50,17 @@ class Orders:
 
 def main() -> None:
     """Serves until told to stop, or until the supervisor is gone."""
-    for number in (signal.SIGINT, signal.SIGHUP):  # the supervisor's to hear
-        signal.signal(number, signal.SIG_IGN)
+    for each in (signal.SIGINT, signal.SIGHUP):  # the supervisor's to hear
+        signal.signal(each, signal.SIG_IGN)
     pipe = open(0, "rb", closefd=False)  # noqa: SIM115 - sys.stdin, read by a thread, would keep Python from ending
     try:
         start: Start = pickle.load(pipe)  # noqa: S301 - from our own supervisor
     except EOFError:
         return
-    logs.configure(json=start.json_logs, worker=int(sys.argv[1]))
+    number = int(sys.argv[1])
+    logs.configure(json=start.json_logs, worker=number)
+    if start.pin:
+        pin(number - 1)
     try:
         _serve(start, Orders(pipe))
     except BanditrouteError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from redis_servers import binaries, serving
 
 from banditroute.client import AdminClient, Client, RequestFailed, feedback_request, route_request
 from banditroute.demo.process import ServerProcess
+from banditroute.serving import CAN_PIN
 from banditroute.v1 import router_pb2 as pb
 
 CONFIG: dict[str, Any] = {
@@ -129,6 +131,20 @@ def test_workers_share_what_they_learn_and_change_and_end_together(tmp_path: Pat
         assert {line["pid"] for line in lines(server, "stopped") if line["logger"] == "banditroute.server"} == set(
             pids(server).values()
         )
+
+
+@pytest.mark.skipif(not CAN_PIN, reason="this system cannot keep a process on one core")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_pinned_workers_keep_to_a_core_each(tmp_path: Path, workers: int) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    arguments = ["--workers", str(workers), "--pin"]
+    with ServerProcess(tmp_path, CONFIG, arguments=arguments, start_timeout_s=120.0) as server:
+        served_by = [pids(server)[number] for number in range(1, workers + 1)] if workers > 1 else [server.pid]
+        for number, pid in enumerate(served_by):
+            threads = [int(each.name) for each in Path(f"/proc/{pid}/task").iterdir()]
+            found = {frozenset(os.sched_getaffinity(thread)) for thread in threads}
+            assert found == {frozenset({cores[number % len(cores)]})}
+            assert len(threads) > 3
 
 
 def test_a_worker_that_is_killed_is_replaced_and_nothing_acknowledged_is_lost(tmp_path: Path, config: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Route and Feedback mixed, over real sockets: the server as `banditroute serve` runs it, on SQLite and on Redis, beside an empty
 handler; and what other routers take in process for less.
 
-The load comes from this process, the server has its own; with four free cores or more, neither takes from the other.
+The load comes from this process, the server has its own and keeps to one core (`serve --pin`), this one to the others. What
+`--pin` brings is measured on the way.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ import grpc
 import yaml
 
 from banditroute.bench import peers
-from banditroute.bench.load import cpu_seconds, route_requests, serving, until_ready
+from banditroute.bench.load import CORES, cpu_seconds, route_requests, serving, until_ready
 from banditroute.bench.many.redis_server import NOT_RUN, newest
 from banditroute.bench.many.redis_server import serving as redis_serving
 from banditroute.bench.pairs import Pairs
 from banditroute.bench.setups import config
 from banditroute.bench.timing import in_turn
+from banditroute.serving import CAN_PIN
 
 UNDER_WAY = 32
 CHANNELS = 4
@@ -75,17 +77,35 @@ def served(folder: Path, *, store: str, options: tuple[str, ...] = (), local: Ma
             process.wait()
 
 
+PIN = ("--pin",) if CAN_PIN else ()
+
+
+@contextmanager
+def _on_other_cores() -> Iterator[None]:
+    """Keeps this process off the server's core, where there is another one."""
+    apart = CAN_PIN and len(CORES) > 1
+    if apart:
+        os.sched_setaffinity(0, set(CORES[1:]))
+    try:
+        yield
+    finally:
+        if apart:
+            os.sched_setaffinity(0, set(CORES))
+
+
 def run(*, quick: bool = False) -> dict[str, Any]:
     """Pairs a second at the peak and latencies at half and at 70 % of it, as ratios to the empty handler's."""
     seconds = 2.0 if quick else 8.0
     result: dict[str, Any] = {"free_cores": os.cpu_count()}
     with serving("empty") as empty:
         ceiling = result["empty"] = _measured(Pairs([empty.channel], route_requests("four")), empty.process, seconds)
-    with (
-        tempfile.TemporaryDirectory(prefix="banditroute-bench-") as folder,
-        served(Path(folder), store=f"sqlite:///{folder}/state") as server,
-    ):
-        result["sqlite"] = _measured(server.pairs(), server.process, seconds)
+    for name, pin in (("sqlite", PIN), ("sqlite_not_pinned", ())):
+        with (
+            tempfile.TemporaryDirectory(prefix="banditroute-bench-") as folder,
+            served(Path(folder), store=f"sqlite:///{folder}/state", options=pin) as server,
+            _on_other_cores() if pin else contextlib.nullcontext(),
+        ):
+            result[name] = _measured(server.pairs(), server.process, seconds)
     binary = newest()
     for name, options, durability in (("redis_memory", (), "memory"), ("redis_aof", AOF, "aof")):
         if binary is None:
@@ -94,10 +114,11 @@ def run(*, quick: bool = False) -> dict[str, Any]:
         with (
             tempfile.TemporaryDirectory(prefix="banditroute-bench-") as folder,
             redis_serving(binary, Path(folder) / "redis", *options) as redis,
-            served(Path(folder), store=redis.url, local={"redis": {"durability": durability}}) as server,
+            served(Path(folder), store=redis.url, local={"redis": {"durability": durability}}, options=PIN) as server,
+            _on_other_cores(),
         ):
             result[name] = _measured(server.pairs(), server.process, seconds)
-    for name in ("sqlite", "redis_memory", "redis_aof"):
+    for name in ("sqlite", "sqlite_not_pinned", "redis_memory", "redis_aof"):
         with contextlib.suppress(KeyError):
             result[name]["throughput_ratio"] = result[name]["peak"]["pairs_per_s"] / ceiling["peak"]["pairs_per_s"]
     others, missing = peers.subjects()

@@ -19,7 +19,8 @@ from banditroute.core.errors import ConfigError, StoreError
 from banditroute.engine import Engine
 from banditroute.server import ListenFailed, Server, ServerSettings, serve_until_signalled
 from banditroute.server.supervisor import WorkersFailed
-from banditroute.serving import adopt, warn_of_waiting, when_ready
+from banditroute.serving import CAN_PIN, adopt, warn_of_waiting, when_ready
+from banditroute.serving import pin as keep_on_one_core
 from banditroute.wiring import open_engine
 
 
@@ -32,6 +33,9 @@ def serve(
         str, typer.Option(metavar="HOST:PORT", help="Where to take AdminService; keep it private.")
     ] = ADMIN_ADDRESS,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that serve together, on one port and one log.")] = 1,
+    pin: Annotated[
+        bool, typer.Option("--pin", help="Keep each worker on one core: faster, where nobody else needs that core. Linux only.")
+    ] = False,
     reflection: Annotated[bool, typer.Option("--reflection", help="Let tools such as grpcurl ask for the contract.")] = False,
 ) -> None:
     """Run the server.
@@ -42,11 +46,17 @@ def serve(
     """
     address(listen, option="--listen")
     address(admin_listen, option="--admin-listen")
+    if pin and not CAN_PIN:
+        raise typer.BadParameter("this system cannot keep a process on one core", param_hint="--pin")
     logs.configure(json=not sys.stderr.isatty())
     try:
         if workers > 1:
-            run_workers(config, count=workers, listen=listen, admin_listen=admin_listen, reflection=reflection, ready=_announce)
+            run_workers(
+                config, count=workers, listen=listen, admin_listen=admin_listen, reflection=reflection, pin=pin, ready=_announce
+            )
         else:
+            if pin:
+                keep_on_one_core(0)
             _serve_alone(config, listen, admin_listen, reflection)
     except (ConfigError, StoreError, ListenFailed, WorkersFailed) as error:
         say(f"error: {error}")

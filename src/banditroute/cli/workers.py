@@ -19,7 +19,7 @@ NO_WORKERS = "--workers needs a store that processes can share: sqlite:///FOLDER
 
 
 def run_workers(
-    path: Path, *, count: int, listen: str, admin_listen: str, reflection: bool, ready: Callable[[str, str], object]
+    path: Path, *, count: int, listen: str, admin_listen: str, reflection: bool, pin: bool, ready: Callable[[str, str], object]
 ) -> None:
     """Serves with `count` processes until SIGTERM or SIGINT; `ready` is told both addresses when all of them serve.
 
@@ -34,7 +34,7 @@ def run_workers(
     current = held
 
     def first_order(_: int, joins: bool) -> Start:
-        return Start(current, router.address, admin.address, reflection, joins, not sys.stderr.isatty())
+        return Start(current, router.address, admin.address, reflection, joins, not sys.stderr.isatty(), pin)
 
     def reload() -> Config:
         nonlocal current
