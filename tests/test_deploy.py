@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import re
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 from redis_servers import RedisServer, binaries, serving
 from typer.testing import CliRunner
@@ -159,9 +159,8 @@ def test_the_images_commands_exist() -> None:
     assert probe == ["banditroute", "health"]
     assert [each["command"] for each in routers()] == [serve, serve]
     for arguments in (serve, probe[1:]):
-        (command,) = [each for each in app.registered_commands if each.name == arguments[0]]
-        assert command.callback is not None
-        known = {f"--{name.replace('_', '-')}" for name in inspect.signature(command.callback).parameters}
+        commands: Any = typer.main.get_command(app)
+        known = {option for each in commands.get_command(None, arguments[0]).params for option in each.opts}
         assert {each for each in arguments if each.startswith("--")} <= known
 
 

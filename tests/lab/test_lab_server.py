@@ -8,6 +8,7 @@ import grpc
 
 from banditroute.config import load
 from banditroute.core.state import State
+from banditroute.core.types import RouteQuery
 from banditroute.lab.course import Course, make_course
 from banditroute.lab.datasets import Dataset
 from banditroute.lab.delivery import DIRTY, make_mail
@@ -108,6 +109,7 @@ def test_the_same_trace_makes_the_same_decisions(toy: Dataset) -> None:
         assert len(configured) == 2
         assert over_socket.tolist() == in_lab.tolist()
         assert remote.propensities == [propensities[step, model] for step, model in enumerate(in_lab.tolist())]
+        engine.route(RouteQuery("c0"), min_state_position=engine.info().log_position, timeout_s=30.0)  # the last is folded
         assert unchained(engine.snapshot.state) == state
     finally:
         server.stop()
