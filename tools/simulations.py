@@ -44,7 +44,8 @@ def main() -> None:
     given = arguments.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     data = Path(os.environ.get("BANDITROUTE_DATA", "../shared/data"))
-    lines = ["# Results of the shipped scenarios", "", f"`make simulations` on {dt.datetime.now(tz=dt.UTC).date()}. {EXPLAINED}"]
+    command = f"python tools/simulations.py --seeds {given.seeds}" if given.seeds else "make simulations"
+    lines = ["# Results of the shipped scenarios", "", f"`{command}` on {dt.datetime.now(tz=dt.UTC).date()}. {EXPLAINED}"]
     for name, path in shipped("scenarios").items():
         if given.only and name not in given.only:
             continue
